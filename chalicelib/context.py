@@ -1,0 +1,23 @@
+"""What every function is given beside its request: the process's long-lived things."""
+
+from dataclasses import dataclass
+
+from chalicelib.identity import Policy
+from chalicelib.identity.capabilities import Capabilities
+from chalicelib.metadata.database import Database
+from chalicelib.settings import Settings
+from chalicelib.storage import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One for each process. ``head_by_redirect`` is set by a host whose front loses the
+    ``Content-Length`` of answers to HEAD (API Gateway): blob HEADs then redirect to storage, and
+    manifest HEADs carry the body for the front to strip."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    access: Policy
+    capabilities: Capabilities
+    head_by_redirect: bool = False
