@@ -1,0 +1,348 @@
+"""Every setting: an environment variable, read once into one frozen object.
+
+Each has a default that works on a laptop. A wrong value raises ``SettingsError``, whose text is
+the sentence that the person who set it reads.
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit, urlunsplit
+
+PREFIX = "OPENREGISTRY_"
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used: the variable's name, and a sentence that says why."""
+
+    def __init__(self, name: str, sentence: str) -> None:
+        super().__init__(f"{name}: {sentence}")
+        self.name = name
+        self.sentence = sentence
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host of that name or address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+# Parsers: text to value. A ValueError's text becomes the sentence, after the name and the value.
+
+
+def _address(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be host:port, like 127.0.0.1:5000")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError("must have an IPv6 address in brackets, like [::1]:5000")
+    return Address(host.strip("[]") or "0.0.0.0", int(port))  # noqa: S104
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _origin(text: str) -> str:
+    """A URL without path, query or credentials: clients take /v2/ to be at a host's root."""
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("must be a URL, like https://registry.example.org")
+    if url.path.strip("/") or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError("must be a scheme and a host alone, like https://registry.example.org")
+    try:
+        _ = url.port
+    except ValueError:
+        raise ValueError("has a port that is none") from None
+    return f"{url.scheme}://{url.netloc}"
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if urlsplit(text).scheme not in schemes:
+            raise ValueError("must begin with " + " or ".join(f"{scheme}://" for scheme in schemes))
+        return text
+
+    return parse
+
+
+def _secret(text: str) -> str:
+    if len(text) < 16:
+        raise ValueError("must have 16 characters or more, like those of `openssl rand -hex 32`")
+    return text
+
+
+def _choice(*names: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise ValueError("must be one of " + ", ".join(names))
+        return text.lower()
+
+    return parse
+
+
+def _quantity(units: Mapping[str, int], low: int, high: int, wanted: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        match = re.fullmatch(r"([0-9]{1,15})\s*([A-Za-z]*)", text)
+        if match is None or match[2].lower() not in units:
+            raise ValueError(f"must be {wanted}")
+        value = int(match[1]) * units[match[2].lower()]
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _size(low: int, high: int) -> Callable[[str], int]:
+    units = {"": 1, "b": 1, "k": KIB, "kib": KIB, "m": MIB, "mib": MIB, "g": GIB, "gib": GIB}
+    return _quantity(units, low, high, "a number of bytes, like 8388608 or 8MiB")
+
+
+def _seconds(low: int, high: int) -> Callable[[str], int]:
+    units = {"": 1, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY}
+    return _quantity(units, low, high, "a number of seconds, like 90 or 10m")
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    return _quantity({"": 1}, low, high, "a whole number")
+
+
+def _told(parse: Callable[[str], Any], text: str) -> dict[str, Any]:
+    return {"parse": parse, "help": text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a person may choose. Sizes are in bytes, times in seconds. What ``repr`` leaves out is
+    secret."""
+
+    listen: Address = field(
+        default=Address("127.0.0.1", 5000),
+        metadata=_told(_address, "host:port that `serve` listens on"),
+    )
+    data_dir: Path = field(
+        default=Path(".data").absolute(),
+        metadata=_told(_path, "where this host keeps what has no other place"),
+    )
+    database_url: str = field(
+        default="",
+        repr=False,
+        metadata=_told(
+            _url("postgresql", "postgres"),
+            "postgresql:// URL; without one `serve` runs a Postgres of its own in DATA_DIR/postgres",
+        ),
+    )
+    storage_url: str = field(
+        default="",
+        repr=False,
+        metadata=_told(
+            _url("file", "s3"),
+            "where blobs are kept: file:///path, or s3://bucket/prefix?endpoint=…&region=…;"
+            " without one DATA_DIR/blobs",
+        ),
+    )
+    public_url: str = field(
+        default="",
+        metadata=_told(
+            _origin, "scheme and host at which clients reach the registry; else Locations are paths"
+        ),
+    )
+    upload_url: str = field(
+        default="",
+        metadata=_told(_origin, "scheme and host that take uploads, where that is another host"),
+    )
+    secret_key: str = field(
+        default="",
+        repr=False,
+        metadata=_told(
+            _secret,
+            "signs upload Locations, the same on every host; without one DATA_DIR/secret-key is"
+            " made",
+        ),
+    )
+    htpasswd: Path | None = field(
+        default=None,
+        metadata=_told(_path, "file of name:hash lines (bcrypt or argon2); needed off loopback"),
+    )
+    sparse_manifests: bool = field(
+        default=False,
+        metadata=_told(_flag, "admit manifests whose layers or children are missing here"),
+    )
+    downloads: str = field(
+        default="redirect",
+        metadata=_told(
+            _choice("redirect", "stream"),
+            "redirect: send clients to storage where it can presign; stream: never",
+        ),
+    )
+    part_size: int = field(
+        default=8 * MIB,
+        metadata=_told(_size(5 * MIB, GIB), "size of the parts in which blobs go to S3"),
+    )
+    part_memory: int = field(
+        default=64 * MIB,
+        metadata=_told(_size(8 * MIB, 64 * GIB), "memory for parts on their way, in each process"),
+    )
+    manifest_limit: int = field(
+        default=4 * MIB, metadata=_told(_size(1, 256 * MIB), "largest manifest")
+    )
+    upload_expiry: int = field(
+        default=HOUR,
+        metadata=_told(_seconds(60, 7 * DAY), "an upload that is idle for longer is removed"),
+    )
+    presign_expiry: int = field(
+        default=20 * MINUTE, metadata=_told(_seconds(60, 7 * DAY), "life of a redirect to storage")
+    )
+    body_timeout: int = field(
+        default=60,
+        metadata=_told(_seconds(1, HOUR), "a request whose body falls silent for longer is ended"),
+    )
+    shutdown_timeout: int = field(
+        default=10 * MINUTE,
+        metadata=_told(_seconds(0, DAY), "how long running requests may go on after SIGTERM"),
+    )
+    workers: int = field(
+        default=0, metadata=_told(_number(0, 256), "processes of `serve`; 0: by the cores")
+    )
+    database_pool: int = field(
+        default=8, metadata=_told(_number(1, 1000), "Postgres connections of each process")
+    )
+    database_prepare: bool = field(
+        default=True,
+        metadata=_told(_flag, "prepare statements; false behind a pooler that forgets them"),
+    )
+    tls_certificate: Path | None = field(
+        default=None, metadata=_told(_path, "PEM file: `serve` speaks HTTPS")
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_told(_path, "PEM file: the certificate's key")
+    )
+    log_level: str = field(
+        default="info",
+        metadata=_told(
+            _choice("debug", "info", "warning", "error"),
+            "what is logged; from warning on no requests are",
+        ),
+    )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """The settings that an environment holds. An empty value is none. Raises
+        ``SettingsError``."""
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            text = environ.get(variable(each), "").strip()
+            if text:
+                try:
+                    values[each.name] = each.metadata["parse"](text)
+                except ValueError as error:
+                    said = f"{text!r} " if each.repr else ""
+                    raise SettingsError(variable(each), f"{said}{error}") from None
+        settings = cls(**values)
+        if (settings.tls_certificate is None) != (settings.tls_key is None):
+            missing = "TLS_KEY" if settings.tls_key is None else "TLS_CERTIFICATE"
+            raise SettingsError(PREFIX + missing, "is needed too: TLS takes both")
+        return settings
+
+    @property
+    def exposed(self) -> bool:
+        """Whether another machine can reach the registry."""
+        if not is_loopback(self.listen.host):
+            return True
+        urls = (self.public_url, self.upload_url)
+        return any(url and not is_loopback(urlsplit(url).hostname or "") for url in urls)
+
+    def shown(self) -> Iterator[tuple[str, str, str]]:
+        """(variable, value, help) of each setting, for a person to read: secrets are masked."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            text = str(value).lower() if isinstance(value, bool) else str(value or "")
+            if isinstance(value, int) and not isinstance(value, bool):
+                text = str(value)
+            if text and not each.repr:
+                text = _masked(text)
+            yield variable(each), text, each.metadata["help"]
+
+
+def variable(setting: "Field[Any]") -> str:
+    """The environment variable of a field of ``Settings``."""
+    return PREFIX + setting.name.upper()
+
+
+def strangers(environ: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each variable that looks like a setting and is none: a slip of the pen."""
+    known = [variable(each) for each in fields(Settings)]
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            yield f"{name} is not a setting" + (f"; {near[0]} is" if near else "")
+
+
+def secret_key(settings: Settings) -> str:
+    """The key that signs: SECRET_KEY, or the one kept in DATA_DIR, made when there is none.
+    Processes that start at once agree on one."""
+    if settings.secret_key:
+        return settings.secret_key
+    path = settings.data_dir / "secret-key"
+    try:
+        if not path.exists():
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            # mkstemp gives mode 0600; link, unlike rename, never replaces another's key.
+            number, name = tempfile.mkstemp(dir=settings.data_dir, prefix=".secret-key-")
+            with os.fdopen(number, "w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                path.hardlink_to(name)
+            except FileExistsError:
+                pass
+            finally:
+                Path(name).unlink()
+        return path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(
+            PREFIX + "SECRET_KEY", f"is not set, and {path} cannot be used: {error.strerror}"
+        ) from None
+
+
+def _masked(text: str) -> str:
+    """A URL without its password and keys; of any other secret, nothing."""
+    url = urlsplit(text)
+    if not url.scheme or not url.netloc + url.path:
+        return "***"
+    account, at, host = url.netloc.rpartition("@")
+    name, colon, _ = account.partition(":")
+    query = re.sub(r"((?:password|secret|token|key)[^=&]*)=[^&]*", r"\1=***", url.query)
+    netloc = name + (":***" if colon else "") + at + host
+    return urlunsplit((url.scheme, netloc, url.path, query, ""))
