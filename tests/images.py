@@ -123,6 +123,18 @@ def write_layout(
     return directory
 
 
+def write_docker_archive(file: Path, image: Image, tag: str) -> Path:
+    """Write an image as `docker load` takes it."""
+    members = {
+        f"{number}.tar": gzip.decompress(layer.data) for number, layer in enumerate(image.layers)
+    }
+    entry = {"Config": "config.json", "RepoTags": [tag], "Layers": list(members)}
+    members["config.json"] = image.config.data
+    members["manifest.json"] = json.dumps([entry]).encode()
+    file.write_bytes(_tar(members))
+    return file
+
+
 def layout_contents(directory: Path) -> dict[str, bytes]:
     """All blobs of a layout by digest, each checked against its name."""
     contents = {}
@@ -133,14 +145,35 @@ def layout_contents(directory: Path) -> dict[str, bytes]:
     return contents
 
 
+def layout_files(directory: Path) -> dict[str, bytes]:
+    """The files in all layers of the only image of a layout."""
+    contents = layout_contents(directory)
+    [entry] = json.loads((directory / "index.json").read_bytes())["manifests"]
+    files = {}
+    for layer in json.loads(contents[entry["digest"]])["layers"]:
+        files.update(tar_files(contents[layer["digest"]]))
+    return files
+
+
+def tar_files(data: bytes) -> dict[str, bytes]:
+    """The regular files of an archive, compressed or not."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        files = {member.name: tar.extractfile(member) for member in tar}
+        return {name: file.read() for name, file in files.items() if file is not None}
+
+
 def _layer(files: dict[str, bytes]) -> Content:
+    return Content(LAYER, gzip.compress(_tar(files), compresslevel=1, mtime=0))
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    return Content(LAYER, gzip.compress(archive.getvalue(), compresslevel=1, mtime=0))
+    return archive.getvalue()
 
 
 def _json(media_type: str, value: dict[str, Any]) -> Content:

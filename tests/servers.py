@@ -380,13 +380,18 @@ class DockerEngine(Server):
         return self.run("version", check=False).returncode == 0
 
     def run(
-        self, *arguments: str | Path, check: bool = True, **environment: str
+        self,
+        *arguments: str | Path,
+        check: bool = True,
+        within: float = 300,
+        **environment: str,
     ) -> "subprocess.CompletedProcess[str]":
         """Run the docker client; see the function of the same name."""
         return run(
             DOCKER,
             *arguments,
             check=check,
+            within=within,
             DOCKER_HOST=f"unix://{self.socket}",
             DOCKER_CONFIG=str(self.directory / "client"),
             **environment,
