@@ -1,0 +1,45 @@
+"""The specification's own conformance program, at 1.1 and at its development version."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients.programs import built
+from tests.conformance.program import ALL_ON, run_conformance
+from tests.servers import S3, Registry
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return built("conformance")
+
+
+def test_1_1(program: Path, registry: Registry, tmp_path: Path) -> None:
+    # Manifests that name what is missing are refused, unless a setting admits them.
+    options = ALL_ON | {"OCI_DATA_SPARSE": False}
+    report = run_conformance(program, registry.host, "1.1", options, tmp_path)
+    assert not report.not_passed, str(report)
+    assert report.passed > 950
+
+
+def test_development_version(program: Path, serve: Callable[..., Registry], tmp_path: Path) -> None:
+    registry = serve(OPENREGISTRY_SPARSE_MANIFESTS="true")
+    report = run_conformance(program, registry.host, "dev", ALL_ON, tmp_path)
+    assert not report.not_passed, str(report)
+    assert report.passed > 1000
+
+
+def test_development_version_on_s3(
+    program: Path, serve: Callable[..., Registry], s3_server: S3, tmp_path: Path
+) -> None:
+    registry = serve(
+        OPENREGISTRY_SPARSE_MANIFESTS="true",
+        OPENREGISTRY_STORAGE_URL=s3_server.new_storage_url(),
+        **s3_server.environment(),
+    )
+    # The program looks for Docker-Content-Digest on the answer after the redirect, which S3 gives.
+    options = ALL_ON | {"OCI_API_BLOBS_DIGEST_HEADER": False}
+    report = run_conformance(program, registry.host, "dev", options, tmp_path)
+    assert not report.not_passed, str(report)
+    assert report.passed > 1000
