@@ -102,7 +102,9 @@ class Hash:
         if self._layout is None:
             return None
         words, residue = self._layout.read(self._context)
-        packed = struct.pack(f">BQ8{self._layout.word}", _CODES[self.algorithm], self.length, *words)
+        packed = struct.pack(
+            f">BQ8{self._layout.word}", _CODES[self.algorithm], self.length, *words
+        )
         return packed + residue
 
     @classmethod
@@ -156,7 +158,7 @@ class _Layout:
         view = memoryview(piece)
         if view.readonly:
             self._update(context, bytes(view), len(view))
-        elif len(view):
+        elif view:
             # The array exports the buffer without a copy.
             self._update(context, (ctypes.c_char * len(view)).from_buffer(view), len(view))
 

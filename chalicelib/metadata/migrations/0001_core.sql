@@ -60,7 +60,7 @@ CREATE TABLE manifest_references (
     PRIMARY KEY (repository_id, manifest, digest, is_manifest),
     FOREIGN KEY (repository_id, manifest) REFERENCES manifests ON DELETE CASCADE,
     FOREIGN KEY (repository_id, blob) REFERENCES repository_blobs,
-    FOREIGN KEY (repository_id, child) REFERENCES manifests ON DELETE SET NULL (child)
+    FOREIGN KEY (repository_id, child) REFERENCES manifests
 );
 CREATE INDEX manifest_references_by_blob ON manifest_references (repository_id, blob) WHERE blob IS NOT NULL;
 CREATE INDEX manifest_references_by_child ON manifest_references (repository_id, child) WHERE child IS NOT NULL;
@@ -90,12 +90,11 @@ CREATE INDEX tag_history_by_tag ON tag_history (repository_id, name, id);
 
 CREATE TYPE upload_state AS ENUM ('open', 'committing', 'committed', 'cancelled');
 
--- One upload. Whoever works on it raises its epoch first; only the newest epoch may write.
--- `keys` are all keys that its requests were given, recorded before the first byte is staged.
+-- One upload. A request that brings bytes raises its epoch first; only the newest epoch may write.
+-- The row outlives the upload until every capability for it has expired.
 CREATE TABLE uploads (
     id uuid PRIMARY KEY,
     repository text NOT NULL,
-    subject text NOT NULL,
     state upload_state NOT NULL DEFAULT 'open',
     epoch integer NOT NULL DEFAULT 0,
     algorithm text NOT NULL,
@@ -103,9 +102,15 @@ CREATE TABLE uploads (
     hash_state bytea,
     staged jsonb,
     next_part integer NOT NULL DEFAULT 1,
-    keys text[] NOT NULL DEFAULT '{}',
     digest bytea,
-    created_at timestamptz NOT NULL DEFAULT now(),
+    verified boolean NOT NULL DEFAULT false,
     expires_at timestamptz NOT NULL
 );
 CREATE INDEX uploads_by_expiry ON uploads (expires_at);
+
+-- Every key that a request of an upload was given, recorded before its first byte is staged.
+CREATE TABLE upload_keys (
+    key text PRIMARY KEY,
+    upload_id uuid NOT NULL REFERENCES uploads ON DELETE CASCADE
+);
+CREATE INDEX upload_keys_by_upload ON upload_keys (upload_id);

@@ -1,0 +1,234 @@
+"""The table of endpoints: method, path, function, and the permission it needs.
+
+Both hosts dispatch by it, and authorisation is done here, before a function is called: an endpoint
+cannot forget it. ``answer`` and ``receive`` never raise: what a function raises becomes the answer.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from chalicelib.context import Context
+from chalicelib.http import (
+    JSON,
+    Piece,
+    Receiver,
+    RegistryError,
+    Request,
+    Response,
+    Unavailable,
+    Unsupported,
+)
+from chalicelib.identity import Permission
+from chalicelib.identity.capabilities import PARAMETER
+from chalicelib.registry import blobs, catalog, manifests, references, referrers, tags, uploads
+from chalicelib.storage import StorageError
+
+_log = logging.getLogger(__name__)
+_VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
+
+
+class Body(Enum):
+    """How an endpoint takes a request's body."""
+
+    NONE = "none"
+    BUFFERED = "buffered"
+    STREAMED = "streamed"
+
+
+Function = Callable[[Context, Request], Receiver | Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A row of the table. ``by_capability``: the path holds an upload, and its signed capability
+    decides instead of credentials."""
+
+    methods: tuple[str, ...]
+    path: str
+    function: Function
+    permission: Permission
+    body: Body = Body.NONE
+    by_capability: bool = False
+
+
+def health(_context: Context, _request: Request) -> Response:
+    """That the process lives."""
+    return Response(200, [("Content-Type", JSON)], b'{"status":"ok"}')
+
+
+def ready(context: Context, _request: Request) -> Response:
+    """That Postgres and storage can be used now; 503 that names the one that cannot."""
+    problems: dict[str, str] = {}
+    for name, check in (("database", context.database.check), ("storage", context.store.check)):
+        try:
+            check()
+        except Exception as error:
+            _log.warning("%s is not ready", name, exc_info=True)
+            problems[name] = str(error) or type(error).__name__
+    status = "unavailable" if problems else "ready"
+    body = json.dumps({"status": status, **problems}).encode()
+    return Response(503 if problems else 200, [("Content-Type", JSON)], body)
+
+
+_R = "/v2/{repository}"
+_UPLOAD = f"{_R}/blobs/uploads/{{upload}}"
+
+ENDPOINTS = (
+    Endpoint(("GET", "HEAD"), "/health", health, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/v2/", catalog.check_version, Permission.LOGIN),
+    Endpoint(("GET",), "/v2/_catalog", catalog.list_repositories, Permission.CATALOG),
+    Endpoint(("GET",), "/v2/_oci/ext/discover", catalog.discover, Permission.LOGIN),
+    Endpoint(("GET",), f"{_R}/_oci/ext/discover", catalog.discover, Permission.PULL),
+    Endpoint(("GET",), f"{_R}/tags/list", tags.list_tags, Permission.PULL),
+    Endpoint(("GET",), f"{_R}/referrers/{{digest}}", referrers.list_referrers, Permission.PULL),
+    Endpoint(("GET", "HEAD"), f"{_R}/manifests/{{reference}}", manifests.get, Permission.PULL),
+    Endpoint(("PUT",), f"{_R}/manifests/{{reference}}", manifests.put, Permission.PUSH,
+             Body.BUFFERED),
+    Endpoint(("DELETE",), f"{_R}/manifests/{{reference}}", manifests.delete, Permission.DELETE),
+    Endpoint(("POST",), f"{_R}/blobs/uploads/", uploads.start, Permission.PUSH, Body.STREAMED),
+    Endpoint(("GET", "HEAD"), _UPLOAD, uploads.status, Permission.PUSH, by_capability=True),
+    Endpoint(("PATCH",), _UPLOAD, uploads.patch, Permission.PUSH, Body.STREAMED, True),
+    Endpoint(("PUT",), _UPLOAD, uploads.put, Permission.PUSH, Body.STREAMED, True),
+    Endpoint(("DELETE",), _UPLOAD, uploads.cancel, Permission.PUSH, by_capability=True),
+    Endpoint(("GET", "HEAD"), f"{_R}/blobs/{{digest}}", blobs.get, Permission.PULL),
+    Endpoint(("DELETE",), f"{_R}/blobs/{{digest}}", blobs.delete, Permission.DELETE),
+)  # fmt: skip
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """A path of the table as an expression: a repository's name takes as many components as it
+    can, anything else is one; a slash at the end is optional."""
+    escaped = re.sub(r"\\\{(\w+)\\\}", r"{\1}", re.escape(path.removesuffix("/")))
+    names = {name: r"(?P<repository>.+)" if name == "repository" else rf"(?P<{name}>[^/]+)"
+             for name in re.findall(r"{(\w+)}", escaped)}  # fmt: skip
+    return re.compile(escaped.format(**names) + "/?")
+
+
+_PATTERNS = [(endpoint, _pattern(endpoint.path)) for endpoint in ENDPOINTS]
+
+
+def find(method: str, path: str) -> Endpoint | None:
+    """The endpoint of a request, for a host to see how its body is to be read; None where there is
+    none (``answer`` says why)."""
+    found = _match(method, path)
+    return found[0] if isinstance(found, tuple) else None
+
+
+def answer(context: Context, request: Request) -> Response:
+    """Answer a request whose body, if any, has been read whole."""
+    try:
+        endpoint, params = _found(request)
+        request = _authorised(context, endpoint, request, params)
+        response = endpoint.function(context, request)
+        if not isinstance(response, Response):
+            raise TypeError("a streamed endpoint is driven by receive")
+    except Exception as error:
+        response = _failure(request, error)
+    return _finished(response)
+
+
+def receive(context: Context, request: Request) -> Receiver | Response:
+    """Begin a request whose body is streamed: who takes the body, or a refusal of it."""
+    try:
+        endpoint, params = _found(request)
+        request = _authorised(context, endpoint, request, params)
+        started = endpoint.function(context, request)
+    except Exception as error:
+        started = _failure(request, error)
+    if isinstance(started, Response):
+        return _finished(started)
+    return _Guarded(request, started)
+
+
+class _Guarded:
+    """A receiver whose errors are those that a client may see."""
+
+    def __init__(self, request: Request, receiver: Receiver) -> None:
+        self._request = request
+        self._receiver = receiver
+
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        try:
+            self._receiver.feed(pieces)
+        except Exception as error:
+            raise _seen(self._request, error) from error
+
+    def finish(self) -> Response:
+        try:
+            response = self._receiver.finish()
+        except Exception as error:
+            self.abort()
+            response = _failure(self._request, error)
+        return _finished(response)
+
+    def abort(self) -> None:
+        try:
+            self._receiver.abort()
+        except Exception:
+            _log.exception("%s %s could not be aborted", self._request.method, self._request.path)
+
+
+def _match(method: str, path: str) -> tuple[Endpoint, dict[str, str]] | list[str]:
+    """The row and the parts of the path, or the methods that the path would have."""
+    allowed: list[str] = []
+    for endpoint, pattern in _PATTERNS:
+        match = pattern.fullmatch(path)
+        if match is not None:
+            if method in endpoint.methods:
+                return endpoint, match.groupdict()
+            allowed.extend(endpoint.methods)
+    return allowed
+
+
+def _found(request: Request) -> tuple[Endpoint, dict[str, str]]:
+    found = _match(request.method, request.path)
+    if isinstance(found, tuple):
+        return found
+    if not found:
+        raise RegistryError(
+            "There is nothing at this path.", {"path": request.path[:512]},
+            code="NOT_FOUND", status=404,
+        )  # fmt: skip
+    methods = ", ".join(dict.fromkeys(found))
+    error = Unsupported(f"This path takes {methods}.", {"method": request.method})
+    error.headers = (("Allow", methods),)
+    raise error
+
+
+def _authorised(
+    context: Context, endpoint: Endpoint, request: Request, params: dict[str, str]
+) -> Request:
+    """The request with its parts checked and its subject known."""
+    repository = params.get("repository")
+    if repository is not None:
+        references.checked_name(repository)
+    if endpoint.by_capability:
+        token = request.query.get(PARAMETER, "")
+        subject = context.capabilities.verify(token, params["repository"], params["upload"])
+    else:
+        subject = context.access.authorise(request, endpoint.permission, repository)
+    return replace(request, params=params, subject=subject)
+
+
+def _failure(request: Request, error: Exception) -> Response:
+    return _seen(request, error).response()
+
+
+def _seen(request: Request, error: Exception) -> RegistryError:
+    """The error as the client may see it."""
+    if isinstance(error, RegistryError):
+        return error
+    if isinstance(error, StorageError):
+        _log.warning("%s %s: %s", request.method, request.path, error)
+        return Unavailable("Storage does not answer; try again.")
+    _log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return RegistryError("The registry failed; its log says why.", status=500)
+
+
+def _finished(response: Response) -> Response:
+    return replace(response, headers=[*response.headers, _VERSION])

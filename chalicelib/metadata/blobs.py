@@ -1,0 +1,139 @@
+"""Blobs, their copies, and the repositories that link them."""
+
+from typing import NamedTuple
+
+from chalicelib.metadata.database import Runner
+
+
+class Copy(NamedTuple):
+    """Where a blob is: its size in bytes and its key in one store."""
+
+    size: int
+    key: str
+
+
+def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | None:
+    """A blob, as seen through a repository."""
+    rows = runner.run(
+        "SELECT b.size, c.key FROM repositories r"
+        " JOIN repository_blobs l ON l.repository_id = r.id AND l.digest = :digest"
+        " JOIN blobs b ON b.digest = l.digest"
+        " JOIN blob_copies c ON c.digest = l.digest AND c.store = :store"
+        " WHERE r.name = :repository",
+        repository=repository,
+        digest=digest,
+        store=store,
+    )
+    return Copy(*rows[0]) if rows else None
+
+
+def copy(runner: Runner, digest: bytes, store: str) -> Copy | None:
+    """A blob's copy in a store, whatever repository links it."""
+    rows = runner.run(
+        "SELECT b.size, c.key FROM blobs b JOIN blob_copies c USING (digest)"
+        " WHERE b.digest = :digest AND c.store = :store",
+        digest=digest,
+        store=store,
+    )
+    return Copy(*rows[0]) if rows else None
+
+
+def add(runner: Runner, digest: bytes, size: int, store: str, key: str, instead_of: str) -> str:
+    """Record a verified blob and its copy; gives the key that the blob has in this store, which is
+    another where somebody was earlier. ``instead_of`` names a key whose object was found missing:
+    that one is replaced. The blob's row is locked until the transaction ends."""
+    runner.run(
+        "INSERT INTO blobs (digest, size) VALUES (:digest, :size)"
+        " ON CONFLICT (digest) DO UPDATE SET size = blobs.size",
+        digest=digest,
+        size=size,
+    )
+    rows = runner.run(
+        "INSERT INTO blob_copies AS c (digest, store, key) VALUES (:digest, :store, :key)"
+        " ON CONFLICT (digest, store) DO UPDATE"
+        " SET key = CASE WHEN c.key = :missing THEN excluded.key ELSE c.key END"
+        " RETURNING key",
+        digest=digest,
+        store=store,
+        key=key,
+        missing=instead_of,
+    )
+    return str(rows[0][0])
+
+
+def link(runner: Runner, repository_id: int, digest: bytes) -> None:
+    """Let the repository have the blob. Manifests that were admitted without it now hold it."""
+    runner.run(
+        "INSERT INTO repository_blobs (repository_id, digest) VALUES (:repository, :digest)"
+        " ON CONFLICT (repository_id, digest) DO UPDATE SET linked_at = now()",
+        repository=repository_id,
+        digest=digest,
+    )
+    runner.run(
+        "UPDATE manifest_references SET blob = digest"
+        " WHERE repository_id = :repository AND digest = :digest"
+        " AND blob IS NULL AND child IS NULL AND NOT is_manifest",
+        repository=repository_id,
+        digest=digest,
+    )
+
+
+def linked(runner: Runner, repository_id: int, digests: list[bytes]) -> dict[bytes, int]:
+    """Which of these blobs the repository has, with their sizes in bytes."""
+    rows = runner.run(
+        "SELECT digest, size FROM repository_blobs JOIN blobs USING (digest)"
+        " WHERE repository_id = :repository AND digest = ANY(CAST(:digests AS bytea[]))",
+        repository=repository_id,
+        digests=digests,
+    )
+    return {bytes(digest): size for digest, size in rows}
+
+
+def repositories(runner: Runner, digest: bytes, count: int) -> list[str]:
+    """Names of at most ``count`` repositories that link a blob, for a mount that names none."""
+    rows = runner.run(
+        "SELECT name FROM repository_blobs l JOIN repositories r ON r.id = l.repository_id"
+        " WHERE digest = :digest ORDER BY l.repository_id LIMIT :count",
+        digest=digest,
+        count=count,
+    )
+    return [name for (name,) in rows]
+
+
+def lock(runner: Runner, repository: str, digest: bytes) -> bool:
+    """Hold a blob of a repository until the transaction ends; False where there is none."""
+    return bool(
+        runner.run(
+            "SELECT FROM blobs b JOIN repository_blobs l USING (digest)"
+            " JOIN repositories r ON r.id = l.repository_id"
+            " WHERE b.digest = :digest AND r.name = :repository FOR KEY SHARE OF b",
+            repository=repository,
+            digest=digest,
+        )
+    )
+
+
+def unlink(runner: Runner, repository: str, digest: bytes) -> bool:
+    """Take a blob out of a repository; False where it was not in it. A manifest that names it
+    makes this a foreign key violation."""
+    return bool(
+        runner.run(
+            "DELETE FROM repository_blobs l USING repositories r"
+            " WHERE r.name = :repository AND l.repository_id = r.id AND l.digest = :digest"
+            " RETURNING 1",
+            repository=repository,
+            digest=digest,
+        )
+    )
+
+
+def named_by(runner: Runner, repository: str, digest: bytes) -> list[bytes]:
+    """Digests of some manifests of the repository that name a blob or a child manifest."""
+    rows = runner.run(
+        "SELECT manifest FROM manifest_references f JOIN repositories r ON r.id = f.repository_id"
+        " WHERE r.name = :repository AND (blob = :digest OR child = :digest)"
+        " ORDER BY manifest LIMIT 10",
+        repository=repository,
+        digest=digest,
+    )
+    return [bytes(manifest) for (manifest,) in rows]

@@ -1,0 +1,176 @@
+"""Manifests, what they name, and what names them as its subject."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from chalicelib.metadata.database import Runner
+
+
+class Stored(NamedTuple):
+    """A manifest as it was pushed."""
+
+    digest: bytes
+    media_type: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A manifest to be kept. ``blobs`` and ``children`` are the digests of all that it names,
+    ``subject`` apart; ``artifact_type`` and ``annotations`` are what a list of referrers shows."""
+
+    digest: bytes
+    media_type: str
+    artifact_type: str
+    subject: bytes | None
+    payload: bytes
+    annotations: dict[str, str]
+    blobs: frozenset[bytes]
+    children: frozenset[bytes]
+
+
+def by_digest(runner: Runner, repository: str, digest: bytes) -> Stored | None:
+    """The manifest of that digest."""
+    rows = runner.run(
+        "SELECT m.digest, m.media_type, m.payload FROM repositories r"
+        " JOIN manifests m ON m.repository_id = r.id AND m.digest = :digest"
+        " WHERE r.name = :repository",
+        repository=repository,
+        digest=digest,
+    )
+    return Stored(*rows[0]) if rows else None
+
+
+def by_tag(runner: Runner, repository: str, tag: str) -> Stored | None:
+    """The manifest that a tag points to."""
+    rows = runner.run(
+        "SELECT m.digest, m.media_type, m.payload FROM repositories r"
+        " JOIN tags t ON t.repository_id = r.id AND t.name = :tag"
+        " JOIN manifests m ON m.repository_id = r.id AND m.digest = t.digest"
+        " WHERE r.name = :repository",
+        repository=repository,
+        tag=tag,
+    )
+    return Stored(*rows[0]) if rows else None
+
+
+def existing(runner: Runner, repository_id: int, digests: list[bytes]) -> set[bytes]:
+    """Which of these manifests the repository has."""
+    rows = runner.run(
+        "SELECT digest FROM manifests"
+        " WHERE repository_id = :repository AND digest = ANY(CAST(:digests AS bytea[]))",
+        repository=repository_id,
+        digests=digests,
+    )
+    return {bytes(digest) for (digest,) in rows}
+
+
+def add(
+    runner: Runner,
+    repository_id: int,
+    record: Record,
+    blobs: frozenset[bytes],
+    children: frozenset[bytes],
+) -> None:
+    """Keep a manifest and its references, of which ``blobs`` and ``children`` are there. One that
+    is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest."""
+    added = runner.run(
+        "INSERT INTO manifests"
+        " (repository_id, digest, media_type, artifact_type, subject, payload, annotations)"
+        " VALUES (:repository, :digest, :media_type, :artifact_type, :subject, :payload,"
+        " :annotations)"
+        " ON CONFLICT (repository_id, digest) DO UPDATE SET pushed_at = now()"
+        " RETURNING xmax = 0",
+        repository=repository_id,
+        digest=record.digest,
+        media_type=record.media_type,
+        artifact_type=record.artifact_type,
+        subject=record.subject,
+        payload=record.payload,
+        annotations=json.dumps(record.annotations),
+    )
+    # In digest order, so that two pushes lock the rows they share in the same order.
+    named = [(digest, False, digest in blobs) for digest in sorted(record.blobs)]
+    named += [(digest, True, digest in children) for digest in sorted(record.children)]
+    if named:
+        runner.run(
+            "INSERT INTO manifest_references"
+            " (repository_id, manifest, digest, is_manifest, blob, child)"
+            " SELECT :repository, :manifest, d, is_manifest,"
+            " CASE WHEN there AND NOT is_manifest THEN d END,"
+            " CASE WHEN there AND is_manifest THEN d END"
+            " FROM unnest(CAST(:digests AS bytea[]), CAST(:kinds AS boolean[]),"
+            " CAST(:there AS boolean[])) AS named (d, is_manifest, there)"
+            " ON CONFLICT DO NOTHING",
+            repository=repository_id,
+            manifest=record.digest,
+            digests=[digest for digest, _, _ in named],
+            kinds=[is_manifest for _, is_manifest, _ in named],
+            there=[there for _, _, there in named],
+        )
+    if added[0][0]:
+        runner.run(
+            "UPDATE manifest_references SET child = digest"
+            " WHERE repository_id = :repository AND digest = :digest"
+            " AND blob IS NULL AND child IS NULL AND is_manifest",
+            repository=repository_id,
+            digest=record.digest,
+        )
+
+
+def remove(runner: Runner, repository: str, digest: bytes, subject: str) -> bool:
+    """Delete a manifest and its tags; False where there is none. An index that names it makes this
+    a foreign key violation."""
+    runner.run(
+        "INSERT INTO tag_history (repository_id, name, subject)"
+        " SELECT t.repository_id, t.name, :subject FROM tags t"
+        " JOIN repositories r ON r.id = t.repository_id"
+        " WHERE r.name = :repository AND t.digest = :digest",
+        repository=repository,
+        digest=digest,
+        subject=subject,
+    )
+    return bool(
+        runner.run(
+            "DELETE FROM manifests m USING repositories r"
+            " WHERE r.name = :repository AND m.repository_id = r.id AND m.digest = :digest"
+            " RETURNING 1",
+            repository=repository,
+            digest=digest,
+        )
+    )
+
+
+class Referrer(NamedTuple):
+    """A manifest as a list of referrers shows it; ``size`` in bytes."""
+
+    digest: bytes
+    media_type: str
+    artifact_type: str
+    size: int
+    annotations: dict[str, Any]
+
+
+def referrers(
+    runner: Runner, repository: str, subject: bytes, artifact_type: str, last: bytes, count: int
+) -> list[Referrer]:
+    """At most ``count`` manifests with this subject, in digest order after ``last``; of one
+    artifact type, or of all where that is empty."""
+    rows = runner.run(
+        "SELECT m.digest, m.media_type, m.artifact_type, length(m.payload), m.annotations"
+        " FROM repositories r"
+        " JOIN manifests m ON m.repository_id = r.id AND m.subject = :subject"
+        " WHERE r.name = :repository AND m.digest > :last"
+        " AND (:artifact_type = '' OR m.artifact_type = :artifact_type)"
+        " ORDER BY m.digest LIMIT :count",
+        repository=repository,
+        subject=subject,
+        artifact_type=artifact_type,
+        last=last,
+        count=count,
+    )
+    return [
+        Referrer(bytes(digest), media_type, kind, size, json.loads(annotations))
+        for digest, media_type, kind, size, annotations in rows
+    ]

@@ -1,0 +1,50 @@
+"""Tags: names that move between manifests of a repository, and where they were."""
+
+from chalicelib.metadata.database import Runner
+
+
+def move(runner: Runner, repository_id: int, name: str, digest: bytes, subject: str) -> None:
+    """Point a tag at a manifest; a move is kept in the tag's history."""
+    runner.run(
+        "WITH moved AS ("
+        " INSERT INTO tags AS t (repository_id, name, digest)"
+        " VALUES (:repository, :name, :digest)"
+        " ON CONFLICT (repository_id, name) DO UPDATE"
+        " SET digest = excluded.digest, moved_at = now() WHERE t.digest <> excluded.digest"
+        " RETURNING 1)"
+        " INSERT INTO tag_history (repository_id, name, digest, subject)"
+        " SELECT :repository, :name, :digest, :subject FROM moved",
+        repository=repository_id,
+        name=name,
+        digest=digest,
+        subject=subject,
+    )
+
+
+def remove(runner: Runner, repository: str, name: str, subject: str) -> bool:
+    """Delete a tag, not its manifest; False where there is none."""
+    return bool(
+        runner.run(
+            "WITH gone AS ("
+            " DELETE FROM tags t USING repositories r"
+            " WHERE r.name = :repository AND t.repository_id = r.id AND t.name = :name"
+            " RETURNING t.repository_id)"
+            " INSERT INTO tag_history (repository_id, name, subject)"
+            " SELECT repository_id, :name, :subject FROM gone RETURNING 1",
+            repository=repository,
+            name=name,
+            subject=subject,
+        )
+    )
+
+
+def page(runner: Runner, repository: str, last: str, count: int) -> list[str]:
+    """At most ``count`` tags in the order of their bytes, after ``last``."""
+    rows = runner.run(
+        "SELECT t.name FROM repositories r JOIN tags t ON t.repository_id = r.id"
+        " WHERE r.name = :repository AND t.name > :last ORDER BY t.name LIMIT :count",
+        repository=repository,
+        last=last,
+        count=count,
+    )
+    return [name for (name,) in rows]

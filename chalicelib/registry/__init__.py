@@ -1,0 +1,1 @@
+"""The OCI Distribution Specification, one module a noun."""

@@ -1,0 +1,127 @@
+"""Blobs (OCI Distribution 1.1, "Pulling blobs", "Deleting blobs")."""
+
+import re
+
+from chalicelib import digests
+from chalicelib.context import Context
+from chalicelib.http import (
+    BlobUnknown,
+    RegistryError,
+    Request,
+    Response,
+    Unavailable,
+    Unsupported,
+)
+from chalicelib.metadata import blobs
+from chalicelib.metadata.database import ForeignKeyViolation
+from chalicelib.storage import NoSuchObject
+
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
+# A blob's bytes never change; whether this caller may still have them does.
+_IMMUTABLE = ("Cache-Control", "private, max-age=31536000, immutable")
+
+
+def get(context: Context, request: Request) -> Response:
+    """A blob's bytes (end-2): a redirect to storage, or the bytes or a range of them."""
+    digest = digests.pack(request.params["digest"])
+    found = blobs.find(context.database, request.params["repository"], digest, context.store.name)
+    if found is None:
+        raise _unknown(request)
+    etag = f'"{request.params["digest"]}"'
+    headers = [
+        ("Docker-Content-Digest", request.params["digest"]),
+        ("ETag", etag),
+        ("Accept-Ranges", "bytes"),
+        _IMMUTABLE,
+    ]
+    if matches(request.headers.get("If-None-Match"), etag):
+        return Response(304, headers)
+
+    head = request.method == "HEAD"
+    if context.settings.downloads == "redirect" and (not head or context.head_by_redirect):
+        url = context.store.presign(request.method, found.key, context.settings.presign_expiry)
+        if url is not None:
+            headers[-1] = ("Cache-Control", "no-store")  # the URL ages
+            return Response(307, [("Location", url), *headers])
+
+    headers.append(("Content-Type", "application/octet-stream"))
+    start, length = 0, found.size
+    status = 200
+    asked = None
+    if request.headers.get("If-Range") in (None, etag):
+        asked = region(request.headers.get("Range"), found.size)
+    if asked is not None and not head:
+        status, (start, length) = 206, asked
+        last = start + length - 1
+        headers.append(("Content-Range", f"bytes {start}-{last}/{found.size}"))
+    headers.append(("Content-Length", str(length)))
+    if head:
+        return Response(status, headers)
+    try:
+        return Response(status, headers, context.store.read(found.key, start, length))
+    except NoSuchObject:
+        raise Unavailable(
+            "The blob's bytes are missing from storage; pushing it again brings them back.",
+            {"digest": request.params["digest"]},
+        ) from None
+
+
+def delete(context: Context, request: Request) -> Response:
+    """Take a blob out of a repository (end-10). Its bytes are collected later."""
+    repository = request.params["repository"]
+    digest = digests.pack(request.params["digest"])
+    try:
+        if not blobs.unlink(context.database, repository, digest):
+            raise _unknown(request)
+    except ForeignKeyViolation:
+        raise in_use(context, repository, digest, "blob") from None
+    return Response(202)
+
+
+def in_use(context: Context, repository: str, digest: bytes, noun: str) -> Unsupported:
+    """The error for a deletion that would leave a manifest of the repository incomplete."""
+    manifests = blobs.named_by(context.database, repository, digest)
+    return Unsupported(
+        f"A manifest of this repository names this {noun}; delete that manifest first.",
+        {"manifests": [digests.unpack(manifest) for manifest in manifests]},
+    )
+
+
+def region(header: str | None, size: int) -> tuple[int, int] | None:
+    """Offset and length of a ``Range`` of ``size`` bytes (RFC 9110, section 14.2), None for the
+    whole. Several ranges, other units and what is no range are answered with the whole, as the RFC
+    lets a server do. Raises a 416 where nothing of the range exists."""
+    match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        start, end = max(size - int(suffix), 0), size - 1
+        satisfiable = int(suffix) > 0 and size > 0
+    else:
+        start, end = int(first), min(int(last), size - 1) if last else size - 1
+        satisfiable = start < size and start <= end
+    if not satisfiable:
+        raise RegistryError(
+            f"The blob has {size} bytes, none of them in this range.",
+            {"range": header},
+            status=416,
+            code="RANGE_INVALID",
+            headers=[("Content-Range", f"bytes */{size}")],
+        )
+    return start, end - start + 1
+
+
+def matches(header: str | None, etag: str) -> bool:
+    """Whether ``If-None-Match`` names this entity (RFC 9110, section 13.1.2)."""
+    if header is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return etag in tags or "*" in tags
+
+
+def _unknown(request: Request) -> BlobUnknown:
+    return BlobUnknown(
+        "This repository has no such blob.",
+        {"repository": request.params["repository"], "digest": request.params["digest"]},
+    )

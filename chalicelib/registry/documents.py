@@ -1,0 +1,142 @@
+"""What a manifest says: image manifests and indexes (OCI Image 1.1), Docker's schema 2 manifests
+and lists, artifact manifests, and documents of other media types that are shaped like them.
+
+Only what the registry needs is read. Unknown fields and media types pass, and the bytes are kept
+as they came.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from chalicelib import digests
+from chalicelib.http import ManifestInvalid
+
+OCI_IMAGE = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_IMAGE = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
+# They come back as header fields; RFC 6838 is stricter, but unknown types pass.
+_MEDIA_TYPE = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+_FOREIGN = ("application/vnd.docker.image.rootfs.foreign", "nondistributable")
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A digest as a manifest names it, and the size in bytes it claims."""
+
+    digest: str
+    size: int
+
+
+@dataclass(slots=True)
+class Document:
+    """A manifest, read. ``blobs`` must be in the repository, ``children`` too; ``absent`` are
+    layers that need not be distributed."""
+
+    media_type: str
+    artifact_type: str = ""
+    subject: str | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
+    blobs: list[Descriptor] = field(default_factory=list)
+    absent: list[Descriptor] = field(default_factory=list)
+    children: list[Descriptor] = field(default_factory=list)
+
+
+def read(payload: bytes, content_type: str) -> Document:
+    """The manifest in these bytes. Raises ``ManifestInvalid`` with the place of what is wrong."""
+    try:
+        top = json.loads(payload.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ManifestInvalid("The manifest is not JSON in UTF-8.") from None
+    if not isinstance(top, dict):
+        raise ManifestInvalid("The manifest must be a JSON object.")
+    document = Document(_media_type(top, content_type))
+    if "manifests" in top and ("layers" in top or "config" in top):
+        # Two clients could read such a document in two ways (CVE-2021-41190).
+        raise ManifestInvalid("A manifest is an image (config, layers) or an index (manifests).")
+    if document.media_type in (OCI_INDEX, DOCKER_LIST) and "manifests" not in top:
+        raise ManifestInvalid("An index must have the field manifests.")
+    if document.media_type in (OCI_IMAGE, DOCKER_IMAGE) and not {"config", "layers"} <= top.keys():
+        raise ManifestInvalid("An image manifest must have the fields config and layers.")
+
+    for place, item in _list(top, "manifests"):
+        document.children.append(_descriptor(item, place))
+    for name in ("layers", "blobs"):
+        for place, item in _list(top, name):
+            layer = _descriptor(item, place)
+            foreign = any(word in str(item.get("mediaType", "")) for word in _FOREIGN)
+            (document.absent if foreign else document.blobs).append(layer)
+    config = top.get("config")
+    if config is not None:
+        document.blobs.append(_descriptor(config, "config"))
+    if top.get("subject") is not None:
+        document.subject = _descriptor(top["subject"], "subject").digest
+
+    document.artifact_type = _type(top, "artifactType")
+    if not document.artifact_type and isinstance(config, dict):
+        document.artifact_type = _type(config, "mediaType")
+    annotations = top.get("annotations")
+    if annotations is not None:
+        if not isinstance(annotations, dict) or not all(
+            isinstance(value, str) for value in annotations.values()
+        ):
+            raise ManifestInvalid("The field annotations must map strings to strings.")
+        document.annotations = annotations
+    return document
+
+
+def _media_type(top: dict[str, Any], content_type: str) -> str:
+    """The media type by the header and the document, which must not differ."""
+    header = content_type.partition(";")[0].strip().lower()
+    own = _type(top, "mediaType")
+    if header.startswith(_SCHEMA_1) or top.get("schemaVersion") == 1:
+        raise ManifestInvalid(
+            "Docker's schema 1 manifests are not kept; push with a client that writes schema 2 or"
+            " OCI manifests."
+        )
+    if header in ("", "application/json", "application/octet-stream", "text/plain"):
+        header = ""  # what clients send that were not told
+    if own and header and own.lower() != header:
+        raise ManifestInvalid(
+            "The Content-Type and the field mediaType differ.",
+            {"Content-Type": header, "mediaType": own},
+        )
+    media_type = own or header
+    if not media_type:
+        media_type = OCI_INDEX if "manifests" in top else OCI_IMAGE
+    known = media_type in (OCI_IMAGE, OCI_INDEX, DOCKER_IMAGE, DOCKER_LIST)
+    if known and top.get("schemaVersion") != 2:
+        raise ManifestInvalid("The field schemaVersion must be 2.")
+    return media_type
+
+
+def _list(top: dict[str, Any], name: str) -> list[tuple[str, Any]]:
+    items = top.get(name)
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        raise ManifestInvalid(f"The field {name} must be an array of descriptors.")
+    return [(f"{name}[{place}]", item) for place, item in enumerate(items)]
+
+
+def _descriptor(item: Any, place: str) -> Descriptor:
+    if not isinstance(item, dict):
+        raise ManifestInvalid(f"{place} must be a descriptor.")
+    digest, size = item.get("digest"), item.get("size")
+    if not isinstance(digest, str) or not digests.is_digest(digest):
+        raise ManifestInvalid(f"{place} needs a digest, like sha256: and 64 digits.")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ManifestInvalid(f"{place} needs a size in bytes.")
+    return Descriptor(digest, size)
+
+
+def _type(item: dict[str, Any], name: str) -> str:
+    value = item.get(name)
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or _MEDIA_TYPE.fullmatch(value) is None:
+        raise ManifestInvalid(f"The field {name} must be a media type.")
+    return value

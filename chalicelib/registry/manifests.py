@@ -1,0 +1,143 @@
+"""Manifests (OCI Distribution 1.1, "Pulling manifests", "Pushing Manifests", "Deleting")."""
+
+from collections.abc import Iterable
+
+from chalicelib import digests
+from chalicelib.context import Context
+from chalicelib.http import (
+    DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestUnknown,
+    Request,
+    Response,
+)
+from chalicelib.metadata import blobs, manifests, repositories, tags
+from chalicelib.metadata.database import ForeignKeyViolation, Transaction
+from chalicelib.registry import documents, references
+from chalicelib.registry.blobs import in_use, matches
+
+_MOST_TAGS = 1000
+
+
+def get(context: Context, request: Request) -> Response:
+    """A manifest's very bytes, by digest or tag (end-3)."""
+    repository, reference = request.params["repository"], request.params["reference"]
+    if ":" in reference:
+        stored = manifests.by_digest(context.database, repository, digests.pack(reference))
+        caching = "private, max-age=31536000, immutable"
+    else:
+        is_tag = references.is_tag(reference)
+        stored = manifests.by_tag(context.database, repository, reference) if is_tag else None
+        caching = "private, no-cache"
+    if stored is None:
+        raise _unknown(request)
+    digest = digests.unpack(stored.digest)
+    etag = f'"{digest}"'
+    headers = [
+        ("Docker-Content-Digest", digest),
+        ("ETag", etag),
+        ("Cache-Control", caching),
+    ]
+    if matches(request.headers.get("If-None-Match"), etag):
+        return Response(304, headers)
+    headers += [
+        ("Content-Type", stored.media_type),
+        ("Content-Length", str(len(stored.payload))),
+    ]
+    if request.method == "HEAD" and not context.head_by_redirect:
+        return Response(200, headers)
+    return Response(200, headers, stored.payload)
+
+
+def put(context: Context, request: Request) -> Response:
+    """Keep a manifest once all that it names is there (end-7), under its digest, and a tag or
+    several (``tag=``)."""
+    repository, reference = request.params["repository"], request.params["reference"]
+    by_digest = ":" in reference
+    digest = digests.pack(reference) if by_digest else digests.of(request.body)
+    names = request.query.all("tag") if by_digest else [reference, *request.query.all("tag")]
+    names = list(dict.fromkeys(map(references.checked_tag, names)))[:_MOST_TAGS]
+    if digests.of(request.body, digests.algorithm(digest)) != digest:
+        raise DigestInvalid("The manifest's bytes have another digest.", {"digest": reference})
+    document = documents.read(request.body, request.headers.get("Content-Type", ""))
+    record = manifests.Record(
+        digest=digest,
+        media_type=document.media_type,
+        artifact_type=document.artifact_type,
+        subject=None if document.subject is None else digests.pack(document.subject),
+        payload=request.body,
+        annotations=document.annotations,
+        blobs=_digests([*document.blobs, *document.absent]),
+        children=_digests(document.children),
+    )
+
+    def work(transaction: Transaction) -> list[str]:
+        repository_id = repositories.ensure(transaction, repository)
+        there = blobs.linked(transaction, repository_id, sorted(record.blobs))
+        children = manifests.existing(transaction, repository_id, sorted(record.children))
+        if not context.settings.sparse_manifests:
+            _refuse_missing(_digests(document.blobs) - there.keys(), "blob")
+            _refuse_missing(record.children - children, "manifest")
+        manifests.add(transaction, repository_id, record, frozenset(there), frozenset(children))
+        for name in sorted(names):
+            tags.move(transaction, repository_id, name, digest, request.subject)
+        return [
+            item.digest
+            for item in document.blobs
+            if there.get(digests.pack(item.digest), item.size) != item.size
+        ]
+
+    misstated = context.database.transaction(work)
+    text = digests.unpack(digest)
+    headers = [
+        references.location(context.settings, f"/v2/{repository}/manifests/{text}"),
+        ("Docker-Content-Digest", text),
+        *(("OCI-Tag", name) for name in names),
+        *(("Warning", f'299 - "The manifest misstates the size of {item}."') for item in misstated),
+    ]
+    if document.subject is not None:
+        headers.append(("OCI-Subject", document.subject))
+    return Response(201, headers)
+
+
+def delete(context: Context, request: Request) -> Response:
+    """Delete a tag, or a manifest with all its tags (end-9)."""
+    repository, reference = request.params["repository"], request.params["reference"]
+    if ":" not in reference:
+        is_tag = references.is_tag(reference)
+        if not (is_tag and tags.remove(context.database, repository, reference, request.subject)):
+            raise _unknown(request)
+        return Response(202)
+    digest = digests.pack(reference)
+    try:
+        gone = context.database.transaction(
+            lambda transaction: manifests.remove(transaction, repository, digest, request.subject)
+        )
+    except ForeignKeyViolation:
+        raise in_use(context, repository, digest, "manifest") from None
+    if not gone:
+        raise _unknown(request)
+    return Response(202)
+
+
+def _digests(descriptors: Iterable[documents.Descriptor]) -> frozenset[bytes]:
+    return frozenset(digests.pack(descriptor.digest) for descriptor in descriptors)
+
+
+def _refuse_missing(missing: Iterable[bytes], noun: str) -> None:
+    absent = [digests.unpack(digest) for digest in sorted(missing)]
+    if absent:
+        raise ManifestBlobUnknown(
+            f"The manifest names a {noun} that this repository lacks; push or mount it first.",
+            {"missing": absent[:100]},
+        )
+
+
+def _unknown(request: Request) -> ManifestUnknown:
+    return ManifestUnknown(
+        "This repository has no such manifest.",
+        {
+            "repository": request.params["repository"],
+            "reference": request.params["reference"],
+        },
+    )

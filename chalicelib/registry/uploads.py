@@ -1,0 +1,441 @@
+"""Blob uploads (OCI Distribution 1.1, "Pushing blobs"): begin, send, commit, cancel, expire.
+
+Nothing of an upload is in this process between two requests, and no lock is held while bytes flow.
+A request that brings bytes raises the upload's epoch and stages under a key and part numbers of
+its own; what it staged counts once it has saved it under that epoch. Commit makes the staged bytes
+an object where they are, then links the blob in one transaction.
+"""
+
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Sequence
+
+from chalicelib import digests
+from chalicelib.context import Context
+from chalicelib.digests import Hash
+from chalicelib.http import (
+    Denied,
+    DigestInvalid,
+    Piece,
+    Receiver,
+    Request,
+    Response,
+    SizeInvalid,
+    UploadInvalid,
+    UploadUnknown,
+)
+from chalicelib.identity import Permission
+from chalicelib.identity.capabilities import PARAMETER
+from chalicelib.metadata import blobs, repositories, uploads
+from chalicelib.metadata.database import Transaction
+from chalicelib.metadata.uploads import Upload
+from chalicelib.registry import references
+from chalicelib.storage import Staged, Writer
+
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
+_CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and one part holds two
+_MOUNT_CANDIDATES = 100
+
+
+def start(context: Context, request: Request) -> Receiver | Response:
+    """Begin an upload (end-4a), take a whole blob (end-4b), or mount one from another repository
+    (end-11)."""
+    repository = request.params["repository"]
+    if "mount" in request.query:
+        digest = digests.pack(request.query["mount"])
+        if _mount(context, request, repository, digest):
+            return _created(context, repository, digest)
+    if "digest" in request.query and "mount" not in request.query:
+        digest = digests.pack(request.query["digest"])
+        upload_id = _create(context, repository, digests.algorithm(digest))
+        return _receive(context, request, upload_id, digest)
+    algorithm = digests.checked_algorithm(request.query.get("digest-algorithm", "sha256"))
+    upload_id = _create(context, repository, algorithm)
+    headers = _progress(context, repository, upload_id, request.subject, 0)
+    headers.append(("OCI-Chunk-Min-Length", str(_CHUNK_MIN_LENGTH)))
+    return Response(202, headers)
+
+
+def status(context: Context, request: Request) -> Response:
+    """How far an upload has come (end-13)."""
+    repository, upload_id = request.params["repository"], request.params["upload"]
+    upload = uploads.find(context.database, upload_id, repository)
+    if upload is None or upload.state != "open":
+        raise _unknown()
+    uploads.renew(context.database, upload_id, _lifetime(context))
+    return Response(
+        204, _progress(context, repository, upload_id, request.subject, upload.received)
+    )
+
+
+def patch(context: Context, request: Request) -> Receiver:
+    """Take the next chunk, or all of it as a stream (end-5)."""
+    return _receive(context, request, request.params["upload"], None)
+
+
+def put(context: Context, request: Request) -> Receiver:
+    """Take the last chunk, if any, and commit (end-6)."""
+    if "digest" not in request.query:
+        raise DigestInvalid("The PUT that ends an upload names the blob: add digest=.")
+    return _receive(
+        context, request, request.params["upload"], digests.pack(request.query["digest"])
+    )
+
+
+def cancel(context: Context, request: Request) -> Response:
+    """Give an upload up (end-14)."""
+    repository, upload_id = request.params["repository"], request.params["upload"]
+    if not uploads.cancel(context.database, upload_id, repository):
+        raise _unknown()
+    _clear(context, upload_id)
+    return Response(204)
+
+
+def expire(context: Context) -> int:
+    """Clear away uploads that no capability reaches any more: their staged bytes, then their rows.
+    Gives how many there were. For a schedule; any number may run at once."""
+    count = 0
+    while late := uploads.expired(context.database, 100):
+        for upload_id in late:
+            _clear(context, upload_id)
+            uploads.forget(context.database, upload_id)
+        count += len(late)
+    return count
+
+
+class _Body:
+    """Receives the bytes of one request of one upload, and ends it."""
+
+    def __init__(
+        self, context: Context, request: Request, upload: Upload, key: str, digest: bytes | None
+    ) -> None:
+        self._context = context
+        self._request = request
+        self._upload = upload
+        self._digest = digest
+        self._expected = _length(request)
+        self._length = 0
+        self._hash = _resume(upload, digest)
+        self._renewed = time.monotonic()
+        self._writer: Writer = context.store.writer(upload.staged, key, self._reserve)
+
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        self._length += sum(map(len, pieces))
+        if self._expected is not None and self._length > self._expected:
+            raise _wrong_length(self._expected, self._length)
+        if self._hash is not None:
+            for piece in pieces:
+                self._hash.update(piece)
+        self._writer.write(pieces)
+        if time.monotonic() - self._renewed > self._context.settings.upload_expiry / 4:
+            self._reserve(0)
+
+    def finish(self) -> Response:
+        if self._expected is not None and self._length != self._expected:
+            raise _wrong_length(self._expected, self._length)
+        upload, context = self._upload, self._context
+        if self._digest is not None:
+            _verify(self._hash, self._digest)
+            staged = self._writer.close(final=True)
+            return _commit(context, self._request, upload, self._digest, staged, self._hash)
+        staged = self._writer.close(final=False)
+        state = None if self._hash is None else self._hash.suspend()
+        if not uploads.save(
+            context.database, upload, staged.size, state, staged, _lifetime(context)
+        ):
+            raise _overtaken(context, self._request, upload)
+        headers = _progress(
+            context, upload.repository, upload.id, self._request.subject, staged.size
+        )
+        return Response(202, headers)
+
+    def abort(self) -> None:
+        self._writer.abort()
+
+    def _reserve(self, count: int) -> int:
+        self._renewed = time.monotonic()
+        first = uploads.reserve(
+            self._context.database, self._upload, count, _lifetime(self._context)
+        )
+        if first is None:
+            raise _overtaken(self._context, self._request, self._upload)
+        return first
+
+
+class _Ending:
+    """Ends an upload whose bytes are all there: the empty PUT, the repeated one, and the one after
+    a crash. Bytes that come with a repetition are not looked at."""
+
+    def __init__(self, context: Context, request: Request, upload: Upload, digest: bytes) -> None:
+        self._context = context
+        self._request = request
+        self._upload = upload
+        self._digest = digest
+
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        """The bytes are known already."""
+
+    def finish(self) -> Response:
+        context, upload, digest = self._context, self._upload, self._digest
+        if upload.staged is None:
+            raise _unknown()
+        hashing = _resume(upload, digest) if upload.state == "open" else None
+        _verify(hashing, digest)
+        return _commit(context, self._request, upload, digest, upload.staged, hashing)
+
+    def abort(self) -> None:
+        """Nothing is held."""
+
+
+def _receive(context: Context, request: Request, upload_id: str, digest: bytes | None) -> Receiver:
+    """Who takes the body of a request that brings bytes, or commits, or both."""
+    repository = request.params["repository"]
+    offset = _offset(request)
+    empty = request.headers.get("Content-Length", "0") == "0" and (
+        "Transfer-Encoding" not in request.headers
+    )
+    if digest is not None:
+        upload = uploads.find(context.database, upload_id, repository)
+        if upload is not None and upload.digest is not None:
+            if upload.digest != digest or upload.state == "cancelled":
+                raise _unknown()
+            if upload.state == "committed":
+                return _Repeated(_created(context, repository, digest))
+            return _Ending(context, request, upload, digest)
+        if upload is not None and upload.state == "open" and empty and upload.staged is not None:
+            if offset not in (None, upload.received):
+                raise _out_of_order(context, request, upload)
+            return _Ending(context, request, upload, digest)
+    key = secrets.token_hex(16)
+    begun = uploads.begin(context.database, upload_id, repository, offset, key, _lifetime(context))
+    if begun is None:
+        upload = uploads.find(context.database, upload_id, repository)
+        if upload is None or upload.state != "open":
+            raise _unknown()
+        raise _out_of_order(context, request, upload)
+    return _Body(context, request, begun, key, digest)
+
+
+class _Repeated:
+    """Answers a PUT that was committed before, once its body has passed."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        """These bytes are committed already."""
+
+    def finish(self) -> Response:
+        return self._response
+
+    def abort(self) -> None:
+        """Nothing is held."""
+
+
+def _commit(
+    context: Context,
+    request: Request,
+    upload: Upload,
+    digest: bytes,
+    staged: Staged,
+    hashing: Hash | None,
+) -> Response:
+    """Make the staged bytes an object, verify what the hash could not, and link the blob."""
+    if not context.access.permits(request.subject, Permission.PUSH, upload.repository):
+        raise Denied("You may no longer push to this repository.")
+    verified = upload.verified or hashing is not None
+    if upload.state == "open" and not (staged.whole and verified):
+        if not uploads.settle(
+            context.database, upload, digest, staged, verified, _lifetime(context)
+        ):
+            return _after_another(context, request, upload, digest)
+    if not staged.whole:
+        context.store.complete(staged)
+    if not verified:
+        _reread(context, upload, digest, staged)
+
+    store = context.store.name
+    known = blobs.copy(context.database, digest, store)
+    lost = known is not None and context.store.size(known.key) != known.size
+
+    def work(transaction: Transaction) -> str | None:
+        if not uploads.commit(transaction, upload, digest, staged.size):
+            return None
+        missing = known.key if known is not None and lost else ""
+        key = blobs.add(transaction, digest, staged.size, store, staged.key, missing)
+        blobs.link(transaction, repositories.ensure(transaction, upload.repository), digest)
+        return key
+
+    kept = context.database.transaction(work)
+    if kept is None:
+        return _after_another(context, request, upload, digest)
+    if kept != staged.key:
+        context.store.discard(staged.key)
+    return _created(context, upload.repository, digest)
+
+
+def _reread(context: Context, upload: Upload, digest: bytes, staged: Staged) -> None:
+    """Verify a completed object by reading it: its digest's algorithm was named only at the end,
+    or the hash could not be resumed here."""
+    hashing = Hash(digests.algorithm(digest))
+    for piece in context.store.read(staged.key, 0, staged.size):
+        hashing.update(piece)
+    if hashing.digest() != digest:
+        uploads.cancel(context.database, upload.id, upload.repository)
+        context.store.discard(staged.key)
+        _verify(hashing, digest)
+
+
+def _after_another(context: Context, request: Request, upload: Upload, digest: bytes) -> Response:
+    """The answer to a commit that found the upload ended or taken over by another request."""
+    now = uploads.find(context.database, upload.id, upload.repository)
+    if now is not None and now.state == "committed" and now.digest == digest:
+        return _created(context, upload.repository, digest)
+    raise _overtaken(context, request, upload)
+
+
+def _mount(context: Context, request: Request, repository: str, digest: bytes) -> bool:
+    """Link a blob from a repository that the caller may pull from; ``from`` names it, or any
+    does."""
+    if request.query.get("from"):
+        candidates = [request.query["from"]]
+    else:
+        candidates = blobs.repositories(context.database, digest, _MOUNT_CANDIDATES)
+    for source in candidates:
+        if not context.access.permits(request.subject, Permission.PULL, source):
+            continue
+
+        def work(transaction: Transaction, source: str = source) -> bool:
+            if not blobs.lock(transaction, source, digest):
+                return False
+            blobs.link(transaction, repositories.ensure(transaction, repository), digest)
+            return True
+
+        if context.database.transaction(work):
+            return True
+    return False
+
+
+def _clear(context: Context, upload_id: str) -> None:
+    """Remove all that an upload staged, but for what has become a blob's copy."""
+    for key, kept in uploads.keys(context.database, upload_id, context.store.name):
+        if kept:
+            context.store.discard_leftovers(key)
+        else:
+            context.store.discard(key)
+
+
+def _create(context: Context, repository: str, algorithm: str) -> str:
+    upload_id = str(uuid.uuid4())
+    uploads.create(context.database, upload_id, repository, algorithm, _lifetime(context))
+    return upload_id
+
+
+def _lifetime(context: Context) -> int:
+    """Seconds that an upload's row outlives the request: a little more than the capability that
+    the answer carries."""
+    return context.capabilities.seconds + 60
+
+
+def _resume(upload: Upload, digest: bytes | None) -> Hash | None:
+    """The hash of what has been received, to go on with; None where it is of another algorithm
+    than the digest wanted, or cannot be resumed."""
+    algorithm = upload.algorithm if digest is None else digests.algorithm(digest)
+    if upload.received == 0:
+        return Hash(algorithm)
+    if upload.hash_state is None or algorithm != upload.algorithm:
+        return None
+    return Hash.resume(upload.hash_state)
+
+
+def _verify(hashing: Hash | None, digest: bytes) -> None:
+    if hashing is not None and (found := hashing.digest()) != digest:
+        raise DigestInvalid(
+            "The bytes received have another digest.",
+            {"wanted": digests.unpack(digest), "received": digests.unpack(found)},
+        )
+
+
+def _offset(request: Request) -> int | None:
+    """Where the chunk says that it begins."""
+    header = request.headers.get("Content-Range")
+    if header is None:
+        return None
+    match = _CONTENT_RANGE.fullmatch(header.strip())
+    if match is None or int(match[2]) < int(match[1]):
+        raise UploadInvalid(
+            "Content-Range is the first and the last byte of the chunk, like 0-1023.",
+            {"Content-Range": header[:100]},
+        )
+    return int(match[1])
+
+
+def _length(request: Request) -> int | None:
+    """How many bytes the body must have, by ``Content-Range`` or ``Content-Length``."""
+    header = request.headers.get("Content-Range")
+    promised = request.headers.get("Content-Length")
+    if header is not None and (match := _CONTENT_RANGE.fullmatch(header.strip())):
+        length = int(match[2]) - int(match[1]) + 1
+        if promised is not None and promised.isdigit() and int(promised) != length:
+            raise _wrong_length(length, int(promised))
+        return length
+    return int(promised) if promised is not None and promised.isdigit() else None
+
+
+def _progress(
+    context: Context, repository: str, upload_id: str, subject: str, received: int
+) -> list[tuple[str, str]]:
+    """The header fields that say where an upload goes on, and how far it is."""
+    settings = context.settings
+    token = context.capabilities.issue(repository, upload_id, subject)
+    path = f"/v2/{repository}/blobs/uploads/{upload_id}?{PARAMETER}={token}"
+    return [
+        ("Location", f"{settings.upload_url or settings.public_url}{path}"),
+        ("Range", f"0-{max(received - 1, 0)}"),
+        ("Docker-Upload-UUID", upload_id),
+        ("Content-Length", "0"),
+    ]
+
+
+def _created(context: Context, repository: str, digest: bytes) -> Response:
+    text = digests.unpack(digest)
+    headers = [
+        references.location(context.settings, f"/v2/{repository}/blobs/{text}"),
+        ("Docker-Content-Digest", text),
+        ("Content-Length", "0"),
+    ]
+    return Response(201, headers)
+
+
+def _unknown() -> UploadUnknown:
+    return UploadUnknown(
+        "There is no such upload: it was committed, cancelled, or has expired. Begin one with POST."
+    )
+
+
+def _out_of_order(context: Context, request: Request, upload: Upload) -> UploadInvalid:
+    headers = _progress(context, upload.repository, upload.id, request.subject, upload.received)[:3]
+    return UploadInvalid(
+        f"The upload has {upload.received} bytes; the next chunk begins there.",
+        {"received": upload.received},
+        status=416,
+        headers=headers,
+    )
+
+
+def _overtaken(context: Context, request: Request, upload: Upload) -> UploadInvalid | UploadUnknown:
+    """The error for a request whose upload another has taken over, or ended."""
+    now = uploads.find(context.database, upload.id, upload.repository)
+    if now is None or now.state != "open":
+        return _unknown()
+    error = _out_of_order(context, request, now)
+    error.message = "Another request has taken this upload over; ask for its state with GET."
+    return error
+
+
+def _wrong_length(expected: int, found: int) -> SizeInvalid:
+    return SizeInvalid(
+        "The body's length is not what its header says.", {"expected": expected, "found": found}
+    )
