@@ -1,0 +1,1 @@
+"""Postgres: connections, migrations, and the queries, one module a noun."""
