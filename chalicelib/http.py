@@ -180,54 +180,80 @@ class RegistryError(Exception):
 
 
 class BlobUnknown(RegistryError):
+    """The repository has no such blob."""
+
     status, code = 404, "BLOB_UNKNOWN"
 
 
 class UploadInvalid(RegistryError):
+    """A request of an upload that cannot be carried out."""
+
     status, code = 400, "BLOB_UPLOAD_INVALID"
 
 
 class UploadUnknown(RegistryError):
+    """There is no such upload, or no right to it."""
+
     status, code = 404, "BLOB_UPLOAD_UNKNOWN"
 
 
 class DigestInvalid(RegistryError):
+    """A digest that is none, or not that of the bytes received."""
+
     status, code = 400, "DIGEST_INVALID"
 
 
 class ManifestBlobUnknown(RegistryError):
+    """A manifest names what its repository lacks."""
+
     status, code = 404, "MANIFEST_BLOB_UNKNOWN"
 
 
 class ManifestInvalid(RegistryError):
+    """A manifest, or a tag for one, that cannot be kept."""
+
     status, code = 400, "MANIFEST_INVALID"
 
 
 class ManifestUnknown(RegistryError):
+    """The repository has no such manifest or tag."""
+
     status, code = 404, "MANIFEST_UNKNOWN"
 
 
 class NameInvalid(RegistryError):
+    """A name that no repository can have."""
+
     status, code = 400, "NAME_INVALID"
 
 
 class NameUnknown(RegistryError):
+    """There is no such repository."""
+
     status, code = 404, "NAME_UNKNOWN"
 
 
 class SizeInvalid(RegistryError):
+    """A length that is not what was said, or too much."""
+
     status, code = 400, "SIZE_INVALID"
 
 
 class Unauthorized(RegistryError):
+    """Credentials are missing or wrong."""
+
     status, code = 401, "UNAUTHORIZED"
 
 
 class Denied(RegistryError):
+    """This caller may not do this."""
+
     status, code = 403, "DENIED"
 
 
 class Unsupported(RegistryError):
+    """What the registry does not do."""
+
     status, code = 405, "UNSUPPORTED"
 
 

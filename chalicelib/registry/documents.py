@@ -54,14 +54,27 @@ def read(payload: bytes, content_type: str) -> Document:
     if not isinstance(top, dict):
         raise ManifestInvalid("The manifest must be a JSON object.")
     document = Document(_media_type(top, content_type))
+    _check_shape(top, document.media_type)
+    _read_references(top, document)
+    config = top.get("config")
+    document.artifact_type = _type(top, "artifactType")
+    if not document.artifact_type and isinstance(config, dict):
+        document.artifact_type = _type(config, "mediaType")
+    document.annotations = _annotations(top)
+    return document
+
+
+def _check_shape(top: dict[str, Any], media_type: str) -> None:
     if "manifests" in top and ("layers" in top or "config" in top):
         # Two clients could read such a document in two ways (CVE-2021-41190).
         raise ManifestInvalid("A manifest is an image (config, layers) or an index (manifests).")
-    if document.media_type in (OCI_INDEX, DOCKER_LIST) and "manifests" not in top:
+    if media_type in (OCI_INDEX, DOCKER_LIST) and "manifests" not in top:
         raise ManifestInvalid("An index must have the field manifests.")
-    if document.media_type in (OCI_IMAGE, DOCKER_IMAGE) and not {"config", "layers"} <= top.keys():
+    if media_type in (OCI_IMAGE, DOCKER_IMAGE) and not {"config", "layers"} <= top.keys():
         raise ManifestInvalid("An image manifest must have the fields config and layers.")
 
+
+def _read_references(top: dict[str, Any], document: Document) -> None:
     for place, item in _list(top, "manifests"):
         document.children.append(_descriptor(item, place))
     for name in ("layers", "blobs"):
@@ -69,23 +82,21 @@ def read(payload: bytes, content_type: str) -> Document:
             layer = _descriptor(item, place)
             foreign = any(word in str(item.get("mediaType", "")) for word in _FOREIGN)
             (document.absent if foreign else document.blobs).append(layer)
-    config = top.get("config")
-    if config is not None:
-        document.blobs.append(_descriptor(config, "config"))
+    if top.get("config") is not None:
+        document.blobs.append(_descriptor(top["config"], "config"))
     if top.get("subject") is not None:
         document.subject = _descriptor(top["subject"], "subject").digest
 
-    document.artifact_type = _type(top, "artifactType")
-    if not document.artifact_type and isinstance(config, dict):
-        document.artifact_type = _type(config, "mediaType")
+
+def _annotations(top: dict[str, Any]) -> dict[str, str]:
     annotations = top.get("annotations")
-    if annotations is not None:
-        if not isinstance(annotations, dict) or not all(
-            isinstance(value, str) for value in annotations.values()
-        ):
-            raise ManifestInvalid("The field annotations must map strings to strings.")
-        document.annotations = annotations
-    return document
+    if annotations is None:
+        return {}
+    if not isinstance(annotations, dict) or not all(
+        isinstance(value, str) for value in annotations.values()
+    ):
+        raise ManifestInvalid("The field annotations must map strings to strings.")
+    return annotations
 
 
 def _media_type(top: dict[str, Any], content_type: str) -> str:

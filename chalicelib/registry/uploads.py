@@ -247,9 +247,9 @@ def _commit(
         raise Denied("You may no longer push to this repository.")
     verified = upload.verified or hashing is not None
     if upload.state == "open" and not (staged.whole and verified):
-        if not uploads.settle(
-            context.database, upload, digest, staged, verified, _lifetime(context)
-        ):
+        lifetime = _lifetime(context)
+        settled = uploads.settle(context.database, upload, digest, staged, verified, lifetime)
+        if not settled:
             return _after_another(context, request, upload, digest)
     if not staged.whole:
         context.store.complete(staged)
