@@ -38,6 +38,15 @@ types: $(VENV)/.installed-tests $(VENV)/.installed-lint ## check types
 
 check: lint types test ## lint, types and tests: before every commit
 
+clients: $(VENV)/.installed-tests ## build the Go clients of the long tests (needs Go; ARGS="--budget 600" stops in time)
+	$(BIN)/python -m tests.clients.build $(ARGS)
+
+conformance: $(VENV)/.installed-tests ## run the specification's conformance program (after `make clients`)
+	$(BIN)/python -m pytest tests/conformance $(ARGS)
+
+bench: $(VENV)/.installed-tests ## measure this registry and Debian's docker-registry on this machine
+	$(BIN)/python -m tests.bench $(ARGS)
+
 format: $(VENV)/.installed-lint ## put the code into the house's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -5,13 +5,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.servers import DOCKER, S3, DockerEngine, Postgres, Registry, Server, stopping
+from tests.witness import Witness
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,13 @@ def registry(directory: Path) -> Iterator[Registry]:
     server = Registry(directory / "registry", {})
     with stopping(server):
         yield server.start()
+
+
+@pytest.fixture
+def witness(registry: Registry) -> Iterator[Witness]:
+    """The registry behind a relay that writes down what a client asks for."""
+    with closing(Witness(registry.host)) as relay:
+        yield relay
 
 
 @pytest.fixture

@@ -1,0 +1,142 @@
+"""skopeo copies images as they are: what comes back must be the same to the byte."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.images import (
+    Content,
+    Image,
+    layout_contents,
+    make_image,
+    make_index,
+    write_layout,
+)
+from tests.servers import Registry, run
+from tests.witness import Witness
+
+SIZES = (1000, 0, 300_000)
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    need("skopeo", "skopeo")
+
+
+def push(layout: Path, registry: Registry | Witness, name: str, *options: str) -> str:
+    """Copy a layout's tag `latest` to the registry; give skopeo's words."""
+    destination = f"docker://{registry.host}/{name}"
+    return run(
+        "skopeo", "copy", "--dest-tls-verify=false", *options, f"oci:{layout}:latest", destination
+    ).stdout
+
+
+def pull(registry: Registry, name: str, layout: Path, *options: str) -> dict[str, bytes]:
+    """Copy from the registry to a new layout; give its blobs by digest."""
+    source = f"docker://{registry.host}/{name}"
+    run("skopeo", "copy", "--src-tls-verify=false", *options, source, f"oci:{layout}:latest")
+    return layout_contents(layout)
+
+
+def contents(*images: Image, index: Content | None = None) -> dict[str, bytes]:
+    """What a layout of these must hold."""
+    everything = [content for image in images for content in (*image.blobs, image.manifest)]
+    if index is not None:
+        everything.append(index)
+    return {content.digest: content.data for content in everything}
+
+
+def test_push_and_pull(registry: Registry, tmp_path: Path) -> None:
+    image = make_image(SIZES, "skopeo")
+    push(write_layout(tmp_path / "pushed", [image]), registry, "skopeo/push-and-pull:1")
+    assert pull(registry, "skopeo/push-and-pull:1", tmp_path / "by-tag") == contents(image)
+    by_digest = f"skopeo/push-and-pull@{image.manifest.digest}"
+    assert pull(registry, by_digest, tmp_path / "by-digest") == contents(image)
+
+
+def test_index(registry: Registry, tmp_path: Path) -> None:
+    images = [make_image(SIZES, name, name) for name in ("amd64", "arm64", "s390x")]
+    index = make_index(images)
+    layout = write_layout(tmp_path / "pushed", images, index)
+    push(layout, registry, "skopeo/index:all", "--all")
+    pulled = pull(registry, "skopeo/index:all", tmp_path / "all", "--all")
+    assert pulled == contents(*images, index=index)
+
+    platform = ("--override-arch", "s390x")
+    run(
+        *("skopeo", *platform, "copy", "--src-tls-verify=false"),
+        *(f"docker://{registry.host}/skopeo/index:all", f"oci:{tmp_path / 'one'}:latest"),
+    )
+    assert layout_contents(tmp_path / "one") == contents(images[2])
+
+
+def test_docker_schema_2(registry: Registry, tmp_path: Path) -> None:
+    image = make_image(SIZES, "schema 2")
+    layout = write_layout(tmp_path / "pushed", [image])
+    push(layout, registry, "skopeo/schema2:1", "--format=v2s2")
+    raw = run(
+        "skopeo",
+        "inspect",
+        "--raw",
+        "--tls-verify=false",
+        f"docker://{registry.host}/skopeo/schema2:1",
+    ).stdout
+    manifest = json.loads(raw)
+    assert manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
+    digests = [descriptor["digest"] for descriptor in (manifest["config"], *manifest["layers"])]
+    assert digests == [blob.digest for blob in image.blobs]
+
+
+def test_push_again_skips_layers(witness: Witness, tmp_path: Path) -> None:
+    image = make_image(SIZES, "again")
+    layout = write_layout(tmp_path / "pushed", [image])
+    push(layout, witness, "skopeo/again:1")
+    assert len(witness.asked("PATCH")) == len(image.blobs)
+
+    witness.requests.clear()
+    push(layout, witness, "skopeo/again:2")
+    assert len(witness.asked("HEAD", "/blobs/")) == len(image.blobs)
+    assert witness.asked("POST") == []
+
+
+def test_copy_to_second_repository(registry: Registry, tmp_path: Path) -> None:
+    image = make_image(SIZES, "second")
+    push(write_layout(tmp_path / "pushed", [image]), registry, "skopeo/first:1")
+    run(
+        *("skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"),
+        f"docker://{registry.host}/skopeo/first:1",
+        f"docker://{registry.host}/skopeo/a/much/deeper/second:1",
+    )
+    pulled = pull(registry, "skopeo/a/much/deeper/second:1", tmp_path / "pulled")
+    assert pulled == contents(image)
+
+
+def test_list_tags_and_delete(registry: Registry, tmp_path: Path) -> None:
+    images = {tag: make_image(SIZES, tag) for tag in ("b", "a")}
+    for tag, image in images.items():
+        push(write_layout(tmp_path / tag, [image]), registry, f"skopeo/delete:{tag}")
+    repository = f"docker://{registry.host}/skopeo/delete"
+    listed = json.loads(run("skopeo", "list-tags", "--tls-verify=false", repository).stdout)
+    assert listed["Tags"] == ["a", "b"]
+
+    run("skopeo", "delete", "--tls-verify=false", f"{repository}:a")
+    gone = run("skopeo", "inspect", "--tls-verify=false", f"{repository}:a", check=False)
+    assert gone.returncode != 0
+    assert "manifest unknown" in gone.stdout
+    assert pull(registry, "skopeo/delete:b", tmp_path / "kept") == contents(images["b"])
+
+
+@pytest.mark.long
+def test_large_layer(registry: Registry, tmp_path: Path) -> None:
+    image = make_image((200_000_000,), "large")
+    push(write_layout(tmp_path / "pushed", [image]), registry, "skopeo/large:1")
+    assert pull(registry, "skopeo/large:1", tmp_path / "pulled") == contents(image)
+
+
+@pytest.mark.long
+def test_many_layers(registry: Registry, tmp_path: Path) -> None:
+    image = make_image(range(1_000_000, 1_000_100), "many")
+    push(write_layout(tmp_path / "pushed", [image]), registry, "skopeo/many:1")
+    assert pull(registry, "skopeo/many:1", tmp_path / "pulled") == contents(image)
