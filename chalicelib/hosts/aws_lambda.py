@@ -1,0 +1,170 @@
+"""AWS Lambda behind an API Gateway REST API: events in, answers out.
+
+What shapes this host: a request and its answer are one JSON document each, of 6 MB at most, so a
+body of bytes has about 4.5 MB as base64, and blobs are fetched by redirect. API Gateway keeps a
+path as the client sent it, decodes the query, renames ``WWW-Authenticate`` in a function's answer
+(``app.challenge`` is the way out) and may lose the ``Content-Length`` of an answer to HEAD
+(``Context.head_by_redirect``).
+"""
+
+import json
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlencode
+
+from chalice.app import Response as ChaliceResponse
+
+from chalicelib import endpoints
+from chalicelib.hosts import build_context
+from chalicelib.http import Headers, Query, RegistryError, Request, Response, Unavailable
+from chalicelib.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from chalicelib.context import Context
+
+BODY_LIMIT = 6 * 2**20 - 16 * 2**10
+"""The largest body that an answer may have once it is text, in bytes: Lambda's 6 MB (AWS, "Lambda
+quotas") less room for the headers, to which API Gateway grants 10 KB."""
+
+TOO_LARGE = (
+    "a request through API Gateway and Lambda carries at most 4.5 MB: push larger layers in chunks"
+    " of at most 4 MB, or have the registry's operator set OPENREGISTRY_UPLOAD_URL to a host that"
+    " streams"
+)
+"""What a client is told whose body is too large. API Gateway says it (.chalice/resources.yaml),
+since such a body never gets here."""
+
+logger = logging.getLogger(__name__)
+
+
+class Answer(ChaliceResponse):
+    """A ``Response`` as Chalice and API Gateway want it."""
+
+    def __init__(self, response: Response) -> None:
+        fields: dict[str, list[str]] = {}
+        for name, value in response.headers:
+            fields.setdefault(name, []).append(value)
+        headers = {
+            name: values if len(values) > 1 else values[0] for name, values in fields.items()
+        }
+        super().__init__(_whole(response), headers, response.status)
+
+    def to_dict(self, binary_types: list[str] | None = None) -> dict[str, Any]:
+        """The answer as JSON.
+
+        A text goes out as it is. Chalice would put all into base64, which API Gateway decodes
+        only for a client that sends a matching Accept, and many send none.
+        """
+        answer = super().to_dict(None)
+        answer["body"], answer["isBase64Encoded"] = _encoded(self.body)
+        return answer
+
+
+def answer(event: Mapping[str, Any]) -> Answer:
+    """Answer one event of a Lambda proxy integration (payload format 1.0)."""
+    try:
+        return Answer(_answer(context(), request_from(event)))
+    except RegistryError as error:
+        return Answer(error.response())
+
+
+@cache
+def context() -> "Context":
+    """What all requests of this process share, made when the first one comes. Raises
+    ``Unavailable`` where a setting is wrong, and tries again with the next request."""
+    try:
+        settings = Settings.from_environment()
+        if not settings.secret_key:
+            raise SettingsError(
+                "OPENREGISTRY_SECRET_KEY",
+                "is needed on Lambda, where no process can keep one for the others: use that of"
+                " the registry's other hosts, or one from `openssl rand -hex 32`",
+            )
+        if not settings.storage_url.startswith("s3://"):
+            raise SettingsError(
+                "OPENREGISTRY_STORAGE_URL",
+                "must be s3://bucket/prefix on Lambda, where no file outlives its process",
+            )
+        made = build_context(settings, exposed=True, head_by_redirect=True)
+    except SettingsError as error:
+        logger.critical("%s", error)
+        raise Unavailable("the registry's settings are wrong", str(error)) from error
+    # Lambda's own handler, on the root logger, writes what passes this.
+    logging.getLogger("chalicelib").setLevel(settings.log_level.upper())
+    return made
+
+
+def request_from(event: Mapping[str, Any]) -> Request:
+    """The request that an event tells of. Its ``Content-Length`` is that of the body, which is
+    here as a whole however it was sent."""
+    body = event.get("body") or ""
+    data = b64decode(body) if event.get("isBase64Encoded") else body.encode()
+    fields = [
+        (name, value)
+        for name, values in (event.get("multiValueHeaders") or {}).items()
+        if name.lower() not in ("content-length", "transfer-encoding")
+        for value in values
+    ]
+    return Request(
+        method=event["httpMethod"],
+        path=unquote(event["path"]),
+        query=Query(urlencode(event.get("multiValueQueryStringParameters") or {}, doseq=True)),
+        headers=Headers([*fields, ("Content-Length", str(len(data)))]),
+        body=data,
+        client=event["requestContext"].get("identity", {}).get("sourceIp") or "",
+    )
+
+
+def _answer(context: "Context", request: Request) -> Response:
+    endpoint = endpoints.find(request.method, request.path)
+    if endpoint is None or endpoint.body is not endpoints.Body.STREAMED:
+        return endpoints.answer(context, request)
+    receiver = endpoints.receive(context, replace(request, body=b""))
+    if isinstance(receiver, Response):
+        return receiver
+    try:
+        receiver.feed([request.body])
+    except RegistryError as error:
+        receiver.abort()
+        return error.response()
+    return receiver.finish()
+
+
+def _whole(response: Response) -> bytes:
+    """The body. Raises ``RegistryError`` where it does not fit into one answer."""
+    body = response.body
+    if not isinstance(body, bytes):
+        length = int(Headers(response.headers)["Content-Length"])
+        if length > BODY_LIMIT:
+            body.close()
+            raise _unreturnable(length)
+        body = b"".join(body)
+    if len(_encoded(body)[0]) > BODY_LIMIT:
+        raise _unreturnable(len(body))
+    return body
+
+
+def _encoded(body: bytes) -> tuple[str, bool]:
+    """The body as a string for JSON, and whether that is base64."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return b64encode(body).decode(), True
+    # Escapes can make a text of many quotation marks longer than its base64.
+    if len(json.dumps(text)) > BODY_LIMIT:
+        return b64encode(body).decode(), True
+    return text, False
+
+
+def _unreturnable(length: int) -> RegistryError:
+    return RegistryError(
+        f"the answer has {length} bytes, and a Lambda function returns about 4.5 MB at most",
+        "ask for a smaller page (n=…), or have the registry's operator set"
+        " OPENREGISTRY_DOWNLOADS=redirect",
+        code="UNSUPPORTED",
+        status=501,
+    )

@@ -1,0 +1,91 @@
+"""The registry on Lambda, as near to AWS as one machine gets: real runtime processes that run
+``app.py``, behind a front that does what API Gateway does."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import bcrypt
+
+from app import app
+from tests.hosts.api_gateway import ApiGateway
+from tests.hosts.lambda_runtime import Function, RuntimeApi
+from tests.servers import stopping
+
+USER, PASSWORD = "tester", "correct horse"
+
+
+def write_htpasswd(directory: Path) -> Path:
+    """A file of credentials with one user in it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "htpasswd"
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    file.write_text(f"{USER}:{hashed}\n")
+    return file
+
+
+class LambdaRegistry:
+    """`with LambdaRegistry(directory, settings) as registry:` serves at ``registry.url``.
+
+    ``settings`` are the functions' environment; without HTPASSWD there is one user, ``USER``.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, str], *, processes: int = 2) -> None:
+        self.settings = {
+            "OPENREGISTRY_HTPASSWD": str(write_htpasswd(directory)),
+            "OPENREGISTRY_SECRET_KEY": "a secret for the tests of Lambda",
+            **settings,
+        }
+        self.function, self.authorizer = RuntimeApi(), RuntimeApi()
+        self.processes = [
+            Function(directory / f"app-{number}", "app.app", self.function, self.settings)
+            for number in range(processes)
+        ]
+        self.processes.append(
+            Function(directory / "challenge", "app.challenge", self.authorizer, {})
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for process in self.processes:
+                stack.enter_context(stopping(process))
+                process.start()
+            routes = {
+                path: {
+                    method: route.authorizer.name if route.authorizer else None
+                    for method, route in methods.items()
+                }
+                for path, methods in app.routes.items()
+            }
+            self.front = ApiGateway(self.function, self.authorizer, routes)
+            stack.callback(self.front.server_close)
+            stack.callback(self.front.shutdown)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+        self.function.shutdown()
+        self.authorizer.shutdown()
+
+    @property
+    def host(self) -> str:
+        """host:port, for clients."""
+        return self.front.host
+
+    @property
+    def url(self) -> str:
+        """The address to put before a path."""
+        return f"http://{self.host}"
+
+    def logs(self) -> list[dict[str, object]]:
+        """What the functions logged, in Lambda's JSON format."""
+        return [
+            json.loads(line)
+            for process in self.processes
+            for line in process.output().splitlines()
+            if line.startswith("{")
+        ]

@@ -1,0 +1,62 @@
+"""A cold start is a person waiting: what importing ``app.py`` may load, and how long it takes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+ALLOWED = {
+    "app": "the functions",
+    "chalicelib": "the functions",
+    "chalice": "its app module alone: what routes events on Lambda",
+    "pg8000": "nearly every request asks Postgres",
+    "scramp": "pg8000 logs in with it",
+    "asn1crypto": "scramp wants it",
+    "dateutil": "pg8000 wants it",
+    "six": "dateutil wants it",
+    "jwt": "every upload's Location is signed",
+}
+"""Third-party packages, and why each is worth its time at every cold start."""
+
+HEAVY = {"asyncio", "concurrent", "multiprocessing", "sqlite3", "tkinter", "unittest", "xml"}
+"""Parts of the standard library that nothing here needs at the start."""
+
+# PyJWT looks for cryptography, which the tests have installed and the functions have not.
+IMPORT = "import sys; sys.modules['cryptography'] = None; import app"
+
+BUDGET = 0.3
+"""Seconds."""
+
+
+def test_importing_the_functions_loads_only_what_each_start_needs() -> None:
+    script = f"import sys; before = set(sys.modules); {IMPORT}; print(*set(sys.modules) - before)"
+    loaded = {name.partition(".")[0] for name in _python("-c", script).stdout.split()}
+    loaded.discard("cryptography")
+    strangers = loaded - sys.stdlib_module_names - ALLOWED.keys()
+    assert not strangers, (
+        f"importing app.py loads {sorted(strangers)}, at every cold start. Import inside the"
+        " function that needs it (boto3: when storage is first used), or allow it in"
+        f" {Path(__file__).name} and say why."
+    )
+    assert not loaded & HEAVY, (
+        f"importing app.py loads {sorted(loaded & HEAVY)}: slow, and not needed at every start."
+    )
+
+
+def test_the_import_keeps_to_its_budget() -> None:
+    """The best of five, since other programs may keep the machine busy."""
+    times = []
+    for _ in range(5):
+        report = _python("-X", "importtime", "-c", IMPORT).stderr
+        [line] = [line for line in report.splitlines() if line.endswith("| app")]
+        times.append(int(line.split("|")[1]) / 1e6)
+        if times[-1] < BUDGET:
+            return
+    raise AssertionError(f"`import app` took {min(times):.3f} s, and may take {BUDGET} s")
+
+
+def _python(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
