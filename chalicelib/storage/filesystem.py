@@ -1,0 +1,269 @@
+"""Blobs in a folder: each an atomic, fsynced file, read without copying.
+
+``<folder>/<first two letters of the key>/`` holds ``<key>`` (an object), ``<key>.part`` (being
+written), ``<key>.piece`` (one request's bytes of an upload that has several) and ``<key>.join``
+(such pieces, being put together). Only a rename makes an object, after its bytes are on the disk.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+from chalicelib.http import FileRegion, Piece
+from chalicelib.storage import NoSuchObject, Staged, StorageError
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{2,200}")
+_SUFFIXES = (".part", ".piece", ".join")
+_WRITE_BACK = 8 << 20
+"""How many bytes gather before the disk is told to begin: few enough that ``fsync`` finds little
+left to do, enough that the disk writes long runs."""
+_COPY = 4 << 20
+_VECTOR = 1024  # IOV_MAX of Linux and macOS
+
+
+class FileStore:
+    """``ObjectStore`` in a folder, which must be on one file system. Other processes may use the
+    folder at the same time."""
+
+    name = "filesystem"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._durable: set[Path] = set()
+
+    def writer(
+        self, staged: Staged | None, key: str, reserve: Callable[[int], int]
+    ) -> "FileWriter":
+        return FileWriter(self, staged, key)
+
+    def complete(self, staged: Staged) -> None:
+        if staged.whole or self.size(staged.key) == staged.size:
+            return
+        path = self.path(staged.key, ".join")
+        with _explained(), path.open("ab", buffering=0) as joined:
+            # Where two requests complete one upload at once, the second finds it done.
+            fcntl.flock(joined, fcntl.LOCK_EX)
+            if self.size(staged.key) == staged.size:
+                path.unlink(missing_ok=True)
+                return
+            joined.truncate(0)
+            start = 0
+            for name, size in _pieces(staged):
+                try:
+                    with self.path(name).open("rb", buffering=0) as piece:
+                        _copy(piece.fileno(), joined.fileno(), start, size)
+                except FileNotFoundError:
+                    raise StorageError(f"Staged bytes are missing: {name}.") from None
+                start += size
+            os.fsync(joined.fileno())
+            self.settle(staged.key, ".join", "")
+
+    def discard(self, key: str) -> None:
+        self._remove(key, "", *_SUFFIXES)
+
+    def discard_leftovers(self, key: str) -> None:
+        self._remove(key, *_SUFFIXES)
+
+    def size(self, key: str) -> int | None:
+        with _explained():
+            try:
+                return self.path(key).stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def read(self, key: str, offset: int, length: int) -> FileRegion:
+        with _explained():
+            try:
+                file = self.path(key).open("rb", buffering=0)
+            except FileNotFoundError:
+                raise NoSuchObject(f"There is no object {key}.") from None
+            if os.fstat(file.fileno()).st_size < offset + length:
+                file.close()
+                raise StorageError(f"The object {key} is shorter than it should be.")
+            return FileRegion(file, offset, length)
+
+    def presign(self, method: str, key: str, seconds: int) -> None:
+        return None
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._remove(key, "")
+
+    def list(self, after: str = "") -> Iterator[tuple[str, int, float]]:
+        for shard in _names(self._folder):
+            if shard < after[:2]:
+                continue
+            for key in _names(self._folder / shard):
+                if key > after and _KEY.fullmatch(key):
+                    with suppress(FileNotFoundError):
+                        found = self.path(key).stat()
+                        yield key, found.st_size, found.st_mtime
+
+    def check(self) -> None:
+        with _explained():
+            self._make(self._folder)
+            with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
+                file.write(b"ready")
+
+    def path(self, key: str, suffix: str = "") -> Path:
+        """Where the file of a key is."""
+        if not _KEY.fullmatch(key.partition(".")[0]):
+            raise ValueError(f"{key!r} is no key")
+        return self._folder / key[:2] / (key + suffix)
+
+    def create(self, key: str) -> int:
+        """A new file for a request's bytes, as a file descriptor to write to."""
+        path = self.path(key, ".part")
+        self._make(path.parent)
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+
+    def settle(self, key: str, suffix: str, settled: str) -> None:
+        """Give a file whose bytes are on the disk its lasting name, durably."""
+        path = self.path(key, settled)
+        self.path(key, suffix).rename(path)
+        _sync_folder(path.parent)
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder so that it survives a power cut, whichever process made it first."""
+        if folder in self._durable and folder.is_dir():
+            return
+        if folder == self._folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            self._make(self._folder)
+            folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+        self._durable.add(folder)
+
+    def _remove(self, key: str, *suffixes: str) -> None:
+        with _explained():
+            for suffix in suffixes:
+                self.path(key, suffix).unlink(missing_ok=True)
+
+
+class FileWriter:
+    """``Writer`` of ``FileStore``: one file for each request, joined when the upload is complete,
+    so that requests which race never touch each other's bytes."""
+
+    def __init__(self, store: FileStore, staged: Staged | None, key: str) -> None:
+        self._store = store
+        self._staged = staged
+        self._key = key
+        self._file: int | None = None
+        self._size = 0
+        self._begun = 0  # the disk was told to write so many bytes
+
+    def write(self, pieces: Sequence[Piece]) -> None:
+        views = [memoryview(piece) for piece in pieces if len(piece)]
+        if not views:
+            return
+        with _explained():
+            if self._file is None:
+                self._file = self._store.create(self._key)
+            self._size += _write(self._file, views)
+            if self._size - self._begun >= _WRITE_BACK:
+                _begin_write_back(self._file, self._begun, self._size - self._begun)
+                self._begun = self._size
+
+    def close(self, *, final: bool) -> Staged:
+        if not self._size and self._staged is not None:
+            return self._staged
+        before = _pieces(self._staged) if self._staged is not None else []
+        name = f"{self._key}.piece" if before else self._key
+        with _explained():
+            file = self._store.create(self._key) if self._file is None else self._file
+            self._file = file
+            os.fsync(file)
+            self._file = None
+            os.close(file)
+            self._store.settle(self._key, ".part", ".piece" if before else "")
+        pieces = [*before, (name, self._size)]
+        size = sum(size for _, size in pieces)
+        state = {"pieces": [list(piece) for piece in pieces]} if before else {}
+        return Staged(self._key, size, not before, state)
+
+    def abort(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            with _explained():
+                self._store.path(self._key, ".part").unlink(missing_ok=True)
+
+
+def _pieces(staged: Staged) -> list[tuple[str, int]]:
+    """The files that hold what is staged, in order, with their sizes."""
+    if staged.whole:
+        return [(staged.key, staged.size)] if staged.size else []
+    pieces = cast("list[list[str]]", staged.state["pieces"])
+    return [(name, int(size)) for name, size in pieces]
+
+
+def _write(file: int, views: list[memoryview]) -> int:
+    """Write all of these; the system may take less than it is given. Returns their size."""
+    total = 0
+    while views:
+        taken = os.writev(file, views[:_VECTOR])
+        total += taken
+        whole = 0
+        while whole < len(views) and taken >= views[whole].nbytes:
+            taken -= views[whole].nbytes
+            whole += 1
+        del views[:whole]
+        if taken:
+            views[0] = views[0][taken:]
+    return total
+
+
+def _copy(source: int, target: int, start: int, size: int) -> None:
+    """Copy the first ``size`` bytes of a file to another, which has ``start`` bytes."""
+    done = 0
+    while done < size:
+        piece = os.pread(source, min(size - done, _COPY), done)
+        if not piece:
+            raise StorageError("Staged bytes are missing: a file is shorter than it was.")
+        _write(target, [memoryview(piece)])
+        _begin_write_back(target, start + done, len(piece))
+        done += len(piece)
+
+
+def _begin_write_back(file: int, offset: int, size: int) -> None:
+    """Let the disk begin without waiting for it. On Linux the advice starts write-back of dirty
+    pages, and drops only clean ones, of which a range that was just written has none."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, offset, size, os.POSIX_FADV_DONTNEED)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _names(folder: Path) -> list[str]:
+    with _explained():
+        try:
+            return sorted(file.name for file in folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the operating system's errors into sentences."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message = "The disk that blobs are kept on is full, or at this user's limit."
+        else:
+            message = f"The folder of blobs cannot be used: {error.strerror}."
+        raise StorageError(message) from error
