@@ -104,7 +104,7 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
-                env={**os.environ, **self.environment()},
+                env={**_environment(), **self.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -164,6 +164,11 @@ class Server:
     def story(self) -> str:
         """Its last lines, for a failure's message."""
         return "its last lines:\n" + "\n".join(self.output().splitlines()[-40:])
+
+
+def _environment() -> dict[str, str]:
+    """The tests' environment without the settings of whoever runs them."""
+    return {name: value for name, value in os.environ.items() if name[:13] != "OPENREGISTRY_"}
 
 
 def wait_until(
