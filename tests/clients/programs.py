@@ -23,26 +23,31 @@ def built(name: str) -> Path:
 def client(name: str, home: Path, **environment: str) -> Run:
     """Give a function that runs a client in `home`, which is its home directory too.
 
-    It returns what the client writes to stdout; a failure's message holds stderr.
+    It returns what the client wrote to stdout, bytes that are not UTF-8 as surrogates (`as_bytes`
+    gives them back); what it wrote to stderr is in a failure's message.
     """
     program = built(name)
     env = {"HOME": str(home), "PATH": os.environ["PATH"], **environment}
 
-    def run(*arguments: str | Path, within: float = 60) -> str:
+    def run(*arguments: str | Path, stdin: bytes = b"", within: float = 60) -> str:
         done = subprocess.run(
             [program, *arguments],
             cwd=home,
             env=env,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
-            text=True,
             timeout=within,
         )
+        output = done.stdout.decode(errors="surrogateescape")
+        errors = done.stderr.decode(errors="replace")
         if done.returncode:
             words = " ".join(map(str, [name, *arguments]))
-            raise AssertionError(
-                f"`{words}` ended with {done.returncode}:\n{done.stderr}\n{done.stdout}"
-            )
-        return done.stdout
+            raise AssertionError(f"`{words}` ended with {done.returncode}:\n{errors}\n{output}")
+        return output
 
     return run
+
+
+def as_bytes(output: str) -> bytes:
+    """The bytes of a client's output."""
+    return output.encode(errors="surrogateescape")

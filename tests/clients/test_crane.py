@@ -8,6 +8,9 @@ import pytest
 from tests.clients.programs import Run, client
 from tests.images import layout_contents, make_image, make_index, write_layout
 from tests.servers import Registry
+from tests.witness import Witness
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -53,13 +56,17 @@ def test_index(crane: Run, registry: Registry, tmp_path: Path) -> None:
 
 
 def test_copy_mounts_blobs_across_repositories(
-    crane: Run, registry: Registry, tmp_path: Path
+    crane: Run, witness: Witness, tmp_path: Path
 ) -> None:
     images = [make_image((5000,), name, name) for name in ("amd64", "arm64")]
     index = make_index(images)
-    source, target = (f"{registry.host}/crane/{name}" for name in ("source", "target"))
+    source, target = (f"{witness.host}/crane/{name}" for name in ("source", "target"))
     crane("push", "--index", write_layout(tmp_path / "layout", images, index), f"{source}:1")
     crane("copy", f"{source}@{index.digest}", f"{target}:copied")
+    blobs = {blob.digest for image in images for blob in image.blobs}
+    assert len(witness.asked("POST", "/crane/target/")) == len(blobs)
+    assert len(witness.asked("POST", "mount=")) == len(blobs)
+    assert not witness.asked("PATCH", "/crane/target/")
     assert crane("digest", f"{target}:copied").strip() == index.digest
     for image in images:
         crane("validate", "--remote", f"{target}@{image.manifest.digest}")
@@ -93,5 +100,5 @@ def test_delete(crane: Run, registry: Registry, tmp_path: Path) -> None:
     crane("delete", f"{name}:2")
     assert crane("ls", name).split() == ["1"]
     crane("delete", f"{name}@{image.manifest.digest}")
-    with pytest.raises(AssertionError, match="MANIFEST_UNKNOWN|404"):
+    with pytest.raises(AssertionError, match="MANIFEST_UNKNOWN"):
         crane("digest", f"{name}:1")

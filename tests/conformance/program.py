@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 APIS = (
     "PING",
@@ -108,7 +108,7 @@ def run_conformance(
 
 
 def _read(junit: Path) -> Report:
-    suites = ElementTree.parse(junit).getroot()
+    suites = ET.parse(junit).getroot()
     counts = {
         name: int(suites.get(name, "0"))
         for name in ("tests", "failures", "errors", "skipped", "disabled")
@@ -116,7 +116,7 @@ def _read(junit: Path) -> Report:
     checks = [
         Check(
             case.get("name", ""),
-            (case.findtext("system-out") or case.get("status", "")).strip(),
+            (case.findtext("system-out") or case.get("status") or "").strip(),
             (case.findtext("system-err") or "")[-6000:],
         )
         for case in suites.iter("testcase")

@@ -9,6 +9,8 @@ from tests.clients.programs import built
 from tests.conformance.program import ALL_ON, run_conformance
 from tests.servers import S3, Registry
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def program() -> Path:
