@@ -106,7 +106,7 @@ def _pattern(path: str) -> re.Pattern[str]:
     escaped = re.sub(r"\\\{(\w+)\\\}", r"{\1}", re.escape(path.removesuffix("/")))
     names = {name: r"(?P<repository>.+)" if name == "repository" else rf"(?P<{name}>[^/]+)"
              for name in re.findall(r"{(\w+)}", escaped)}  # fmt: skip
-    return re.compile(escaped.format(**names) + "/?")
+    return re.compile(escaped.format(**names) + "/?", re.DOTALL)
 
 
 _PATTERNS = [(endpoint, _pattern(endpoint.path)) for endpoint in ENDPOINTS]
@@ -225,7 +225,7 @@ def _seen(request: Request, error: Exception) -> RegistryError:
         return error
     if isinstance(error, StorageError):
         _log.warning("%s %s: %s", request.method, request.path, error)
-        return Unavailable("Storage does not answer; try again.")
+        return Unavailable("Storage cannot do this now; try again.", str(error))
     _log.error("%s %s failed", request.method, request.path, exc_info=error)
     return RegistryError("The registry failed; its log says why.", status=500)
 

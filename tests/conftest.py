@@ -14,6 +14,8 @@ import pytest
 from tests.servers import DOCKER, S3, DockerEngine, Postgres, Registry, Server, stopping
 from tests.witness import Witness
 
+pytest_plugins = ["tests.contexts"]
+
 
 @pytest.fixture(scope="session")
 def directory() -> Iterator[Path]:

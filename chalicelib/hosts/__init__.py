@@ -33,7 +33,7 @@ def build_context(
             settings.database_url, pool=settings.database_pool, prepare=settings.database_prepare
         ),
         store=open_store(settings),
-        capabilities=Capabilities(secret_key(settings)),
+        capabilities=Capabilities(secret_key(settings), settings.upload_expiry),
         head_by_redirect=head_by_redirect,
     )
 

@@ -10,7 +10,8 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from chalicelib import digests
 from chalicelib.context import Context
@@ -32,7 +33,7 @@ from chalicelib.metadata import blobs, repositories, uploads
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.uploads import Upload
 from chalicelib.registry import references
-from chalicelib.storage import Staged, Writer
+from chalicelib.storage import Staged, StorageError, Writer
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
 _CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and one part holds two
@@ -128,7 +129,8 @@ class _Body:
         if self._hash is not None:
             for piece in pieces:
                 self._hash.update(piece)
-        self._writer.write(pieces)
+        with self._unless_overtaken():
+            self._writer.write(pieces)
         if time.monotonic() - self._renewed > self._context.settings.upload_expiry / 4:
             self._reserve(0)
 
@@ -138,9 +140,11 @@ class _Body:
         upload, context = self._upload, self._context
         if self._digest is not None:
             _verify(self._hash, self._digest)
-            staged = self._writer.close(final=True)
+            with self._unless_overtaken():
+                staged = self._writer.close(final=True)
             return _commit(context, self._request, upload, self._digest, staged, self._hash)
-        staged = self._writer.close(final=False)
+        with self._unless_overtaken():
+            staged = self._writer.close(final=False)
         state = None if self._hash is None else self._hash.suspend()
         if not uploads.save(
             context.database, upload, staged.size, state, staged, _lifetime(context)
@@ -154,14 +158,28 @@ class _Body:
     def abort(self) -> None:
         self._writer.abort()
 
+    @contextmanager
+    def _unless_overtaken(self) -> Iterator[None]:
+        """Where storage fails because the upload was ended meanwhile and its bytes were cleared
+        away, say that."""
+        try:
+            yield
+        except StorageError as error:
+            if self._reserved(0) is None:
+                raise _overtaken(self._context, self._request, self._upload) from error
+            raise
+
     def _reserve(self, count: int) -> int:
-        self._renewed = time.monotonic()
-        first = uploads.reserve(
-            self._context.database, self._upload, count, _lifetime(self._context)
-        )
+        first = self._reserved(count)
         if first is None:
             raise _overtaken(self._context, self._request, self._upload)
         return first
+
+    def _reserved(self, count: int) -> int | None:
+        self._renewed = time.monotonic()
+        return uploads.reserve(
+            self._context.database, self._upload, count, _lifetime(self._context)
+        )
 
 
 class _Ending:
