@@ -1,10 +1,10 @@
 """AWS Lambda behind an API Gateway REST API: events in, answers out.
 
 What shapes this host: a request and its answer are one JSON document each, of 6 MB at most, so a
-body of bytes has about 4.5 MB as base64, and blobs are fetched by redirect. API Gateway keeps a
-path as the client sent it, decodes the query, renames ``WWW-Authenticate`` in a function's answer
-(``app.challenge`` is the way out) and may lose the ``Content-Length`` of an answer to HEAD
-(``Context.head_by_redirect``).
+body of bytes has about 4.5 MB as base64, and blobs are fetched by redirect. API Gateway turns
+larger bodies away with the words of .chalice/resources.yaml. It keeps a path as the client sent it,
+decodes the query, renames ``WWW-Authenticate`` in a function's answer (``app.challenge`` is the way
+out) and may lose the ``Content-Length`` of an answer to HEAD (``Context.head_by_redirect``).
 """
 
 import json
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 BODY_LIMIT = 6 * 2**20 - 16 * 2**10
 """The largest body that an answer may have once it is text, in bytes: Lambda's 6 MB (AWS, "Lambda
 quotas") less room for the headers, to which API Gateway grants 10 KB."""
-
-TOO_LARGE = (
-    "a request through API Gateway and Lambda carries at most 4.5 MB: push larger layers in chunks"
-    " of at most 4 MB, or have the registry's operator set OPENREGISTRY_UPLOAD_URL to a host that"
-    " streams"
-)
-"""What a client is told whose body is too large. API Gateway says it (.chalice/resources.yaml),
-since such a body never gets here."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +61,11 @@ def answer(event: Mapping[str, Any]) -> Answer:
     try:
         return Answer(_answer(context(), request_from(event)))
     except RegistryError as error:
-        return Answer(error.response())
+        failure = error
+    except Exception:
+        logger.exception("the event could not be answered")
+        failure = RegistryError("The registry failed; its log says why.", status=500)
+    return Answer(failure.response())
 
 
 @cache

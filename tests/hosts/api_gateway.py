@@ -118,38 +118,20 @@ class ApiGateway(ThreadingHTTPServer):
         return self.policies[token]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Front(BaseHTTPRequestHandler):
+    """Reads a request as a whole, however its body is sent."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: ApiGateway
 
-    def handle_one(self) -> None:
-        body = self.read_body()
-        if body is None:
-            return self.answer_alone("REQUEST_TOO_LARGE", 413, "Request Too Long")
-        url = urlsplit(self.path)
-        resource = self.server.resource(url.path)
-        if resource is None or self.command not in self.server.routes[resource]:
-            return self.answer_alone(
-                "MISSING_AUTHENTICATION_TOKEN", 403, "Missing Authentication Token"
-            )
-        if self.server.routes[resource][self.command] is not None:
-            token = self.headers.get("Authorization", "").strip()
-            arn = f"arn:aws:execute-api:eu-west-1:1:api/prod/{self.command}{url.path}"
-            if not token or not self.server.admits(token, arn):
-                return self.answer_alone("UNAUTHORIZED", 401, "Unauthorized")
-        event = self.event(resource, body)
-        if len(json.dumps(event)) > PAYLOAD_LIMIT:
-            return self.answer_alone("REQUEST_TOO_LARGE", 413, "Request Too Long")
-        try:
-            answer = self.server.function.invoke(event, TIMEOUT)
-        except FunctionTimeoutError:
-            return self.answer_alone("INTEGRATION_TIMEOUT", 504, "Endpoint request timed out")
-        except FunctionError:
-            return self.answer_alone("INTEGRATION_FAILURE", 502, "Internal server error")
-        return self.pass_on(answer)
+    def serve(self) -> None:
+        """Answer one request."""
+        raise NotImplementedError
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = handle_one  # noqa: N815
+    def do_GET(self) -> None:
+        self.serve()
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
 
     def read_body(self) -> bytes | None:
         """The body, None where it is too long; then the rest of it is read and thrown away, and
@@ -181,6 +163,51 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         while self.rfile.readline().strip():
             pass
+
+    def write(self, status: int, fields: list[tuple[str, str]], data: bytes) -> None:
+        """Send an answer; to HEAD without its body."""
+        self.send_response_only(status, reasons.get(status))
+        for name, value in fields:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class _Handler(Front):
+    server: ApiGateway
+
+    def serve(self) -> None:
+        body = self.read_body()
+        if body is None:
+            return self.answer_alone("REQUEST_TOO_LARGE", 413, "Request Too Long")
+        url = urlsplit(self.path)
+        resource = self.server.resource(url.path)
+        if resource is None or self.command not in self.server.routes[resource]:
+            return self.answer_alone(
+                "MISSING_AUTHENTICATION_TOKEN", 403, "Missing Authentication Token"
+            )
+        if self.server.routes[resource][self.command] is not None:
+            token = self.headers.get("Authorization", "").strip()
+            arn = f"arn:aws:execute-api:eu-west-1:1:api/prod/{self.command}{url.path}"
+            if not token or not self.server.admits(token, arn):
+                return self.answer_alone("UNAUTHORIZED", 401, "Unauthorized")
+        event = self.event(resource, body)
+        if len(json.dumps(event)) > PAYLOAD_LIMIT:
+            return self.answer_alone("REQUEST_TOO_LARGE", 413, "Request Too Long")
+        try:
+            answer = self.server.function.invoke(event, TIMEOUT)
+        except FunctionTimeoutError:
+            return self.answer_alone("INTEGRATION_TIMEOUT", 504, "Endpoint request timed out")
+        except FunctionError:
+            return self.answer_alone("INTEGRATION_FAILURE", 502, "Internal server error")
+        return self.pass_on(answer)
 
     def event(self, resource: str, body: bytes) -> dict[str, Any]:
         """The request as payload format 1.0. The path stays as it was sent; the query is
@@ -264,17 +291,3 @@ class _Handler(BaseHTTPRequestHandler):
             fields.append((target.removeprefix("gatewayresponse.header."), value[1:-1]))
         data = (template or json.dumps({"message": message})).encode()
         self.write(int(own.get("statusCode", status)), fields, data)
-
-    def write(self, status: int, fields: list[tuple[str, str]], data: bytes) -> None:
-        self.send_response_only(status, reasons.get(status))
-        for name, value in fields:
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        pass

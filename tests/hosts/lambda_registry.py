@@ -2,6 +2,7 @@
 ``app.py``, behind a front that does what API Gateway does."""
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.hosts.lambda_runtime import Function, RuntimeApi
 from tests.servers import stopping
 
 USER, PASSWORD = "tester", "correct horse"
+AUTHORIZATION = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
 
 
 def write_htpasswd(directory: Path) -> Path:

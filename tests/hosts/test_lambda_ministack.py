@@ -1,0 +1,189 @@
+"""The packaged stack, deployed into ministack: an API Gateway, a Lambda and a CloudFormation that
+others wrote, and checked against AWS."""
+
+import os
+from collections.abc import Iterator, Mapping
+from http.client import HTTPConnection
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+
+from chalicelib.metadata.migrate import migrate
+from tests.client import HTTPClient
+from tests.conftest import need
+from tests.hosts.api_gateway import Front
+from tests.hosts.lambda_package import package
+from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, write_htpasswd
+from tests.images import layout_contents, make_image, write_layout
+from tests.servers import BIN, S3, Postgres, Server, answers, free_port, run, stopping
+
+pytestmark = pytest.mark.long
+
+REGION = "us-east-1"
+
+
+class Ministack(Server):
+    """Its CloudFormation, Lambda and API Gateway, on one port."""
+
+    name = "ministack"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [str(BIN / "ministack")]
+
+    def environment(self) -> Mapping[str, str]:
+        return {
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(self.port),
+            "SFTP_ENABLED": "0",
+            "IOT_MTLS_ENABLED": "0",
+            "LAMBDA_EXECUTOR": "local",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "AWS_ACCESS_KEY_ID": S3.access_key,
+            "AWS_SECRET_ACCESS_KEY": S3.secret_key,
+        }
+
+    def ready(self) -> bool:
+        return answers(f"{self.endpoint}/_ministack/health")
+
+    def client(self, service: Any) -> Any:
+        """A boto3 client of one of its services."""
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id=S3.access_key,
+            aws_secret_access_key=S3.secret_key,
+        )
+
+
+class Domain(ThreadingHTTPServer):
+    """A domain of the API's own. ministack has those too, but takes /v2/ for its own ECR."""
+
+    daemon_threads = True
+
+    def __init__(self, server: Ministack, prefix: str) -> None:
+        super().__init__(("127.0.0.1", free_port()), _Forwarding)
+        self.target = server.port
+        self.prefix = prefix
+
+
+class _Forwarding(Front):
+    server: Domain
+
+    def serve(self) -> None:
+        body = self.read_body()
+        connection = HTTPConnection("127.0.0.1", self.server.target, timeout=60)
+        fields = {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower() not in ("transfer-encoding", "content-length", "expect")
+        }
+        connection.request(self.command, self.server.prefix + self.path, body or None, fields)
+        response = connection.getresponse()
+        data = response.read()
+        kept = [pair for pair in response.getheaders() if pair[0].lower() != "content-length"]
+        if self.command == "HEAD":
+            data = bytes(int(response.headers["Content-Length"]))
+        self.write(response.status, kept, data)
+
+
+@pytest.fixture(scope="module")
+def host(directory: Path, postgres: Postgres, s3_server: S3) -> Iterator[str]:
+    """host:port of the deployed registry."""
+    folder = directory / "stack"
+    folder.mkdir()
+    template = package(folder, packages=True, htpasswd=write_htpasswd(folder))
+    database = postgres.new_database()
+    migrate(database)
+    parameters = {
+        "DatabaseUrl": database,
+        "Bucket": s3_server.bucket,
+        "StorageUrl": s3_server.new_storage_url(),
+        "SecretKey": "a secret for the tests of Lambda",
+        "PublicUrl": "",
+    }
+    server = Ministack(directory / "ministack")
+    with stopping(server):
+        server.start()
+        api = deploy(server, template, folder / "out" / "deployment.zip", parameters)
+        with Domain(server, f"/_aws/execute-api/{api}/prod") as domain:
+            Thread(target=domain.serve_forever, daemon=True).start()
+            yield f"127.0.0.1:{domain.server_port}"
+            domain.shutdown()
+
+
+def deploy(server: Ministack, template: Any, code: Path, parameters: Mapping[str, str]) -> str:
+    """Do what `aws cloudformation package` and `deploy` do; give the API's id."""
+    s3 = server.client("s3")
+    s3.create_bucket(Bucket="code")
+    s3.upload_file(str(code), "code", "deployment.zip")
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            resource["Properties"]["CodeUri"] = "s3://code/deployment.zip"
+    stacks = server.client("cloudformation")
+    stacks.create_stack(
+        StackName="openregistry",
+        TemplateBody=yaml.safe_dump(template),
+        Parameters=[
+            {"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()
+        ],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    stacks.get_waiter("stack_create_complete").wait(
+        StackName="openregistry", WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+    )
+    [stack] = stacks.describe_stacks(StackName="openregistry")["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    api = server.client("apigateway")
+    identifier: str = outputs["RestAPIId"]
+    # ministack does not read these two from the definition.
+    definition = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
+    for kind in definition["x-amazon-apigateway-binary-media-types"]:
+        path = "/binaryMediaTypes/" + kind.replace("/", "~1")
+        api.update_rest_api(restApiId=identifier, patchOperations=[{"op": "add", "path": path}])
+    for kind, answer in definition["x-amazon-apigateway-gateway-responses"].items():
+        api.put_gateway_response(restApiId=identifier, responseType=kind, **answer)
+    api.create_deployment(restApiId=identifier, stageName="prod")
+    return identifier
+
+
+def test_a_stranger_is_challenged(host: str) -> None:
+    answer = HTTPClient(host).request("GET", "/v2/")
+    assert answer.status == 401, answer
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="openregistry"'
+    assert answer.code == "UNAUTHORIZED"
+
+
+def test_health_and_readiness(host: str) -> None:
+    for path, status in (("/health", "ok"), ("/ready", "ready")):
+        answer = HTTPClient(host).request("GET", path)
+        assert (answer.status, answer.json["status"]) == (200, status), answer
+
+
+def test_the_version_is_answered(host: str) -> None:
+    answer = HTTPClient(host).request("GET", "/v2/", headers=AUTHORIZATION)
+    assert answer.status == 200, answer
+
+
+def test_skopeo_pushes_and_pulls(host: str, tmp_path: Path) -> None:
+    need("skopeo", "skopeo")
+    image = make_image((1000, 0, 2 << 20), "ministack")
+    layout = write_layout(tmp_path / "pushed", [image])
+    name = f"docker://{host}/stack/skopeo:1"
+    user = f"{USER}:{PASSWORD}"
+    run("skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", user, f"oci:{layout}", name)
+    pulled = tmp_path / "pulled"
+    run("skopeo", "copy", "--src-tls-verify=false", "--src-creds", user, name, f"oci:{pulled}:1")
+    assert layout_contents(pulled) == {
+        content.digest: content.data for content in (*image.blobs, image.manifest)
+    }

@@ -1,0 +1,80 @@
+"""The stack that goes to AWS."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import METHODS
+from chalicelib.endpoints import ENDPOINTS
+from tests.hosts.lambda_package import package
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("package")
+
+
+@pytest.fixture(scope="module")
+def template(out: Path) -> Any:
+    return package(out)
+
+
+def definition(template: Any) -> Any:
+    return template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
+
+
+def test_every_function_is_in_the_stack(template: Any) -> None:
+    functions = {
+        resource["Properties"]["Handler"]: resource["Properties"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
+    assert set(functions) == {"app.app", "app.challenge", "app.expire_uploads"}
+    [schedule] = functions["app.expire_uploads"]["Events"].values()
+    assert schedule["Properties"] == {"Schedule": "rate(5 minutes)"}
+
+
+def test_the_package_holds_the_code_and_the_migrations(template: Any, out: Path) -> None:
+    with zipfile.ZipFile(out / "out" / "deployment.zip") as file:
+        names = set(file.namelist())
+    assert {"app.py", "chalicelib/endpoints.py", "chalice/app.py"} <= names
+    assert any(name.startswith("chalicelib/metadata/migrations/") for name in names)
+
+
+def test_bodies_are_binary(template: Any) -> None:
+    assert definition(template)["x-amazon-apigateway-binary-media-types"] == ["*/*"]
+
+
+def test_all_methods_of_the_table_get_through() -> None:
+    assert {method for endpoint in ENDPOINTS for method in endpoint.methods} == set(METHODS)
+
+
+def test_clients_without_credentials_are_challenged(template: Any) -> None:
+    for path in ("/v2", "/v2/{proxy+}"):
+        for method in METHODS:
+            security = definition(template)["paths"][path][method.lower()]["security"]
+            assert security == [{"challenge": []}]
+    answer = definition(template)["x-amazon-apigateway-gateway-responses"]["UNAUTHORIZED"]
+    assert answer["responseParameters"] == {
+        "gatewayresponse.header.WWW-Authenticate": "'Basic realm=\"openregistry\"'"
+    }
+    [error] = json.loads(answer["responseTemplates"]["application/json"])["errors"]
+    assert error["code"] == "UNAUTHORIZED"
+
+
+def test_too_large_a_body_is_told_what_to_do(template: Any) -> None:
+    answer = definition(template)["x-amazon-apigateway-gateway-responses"]["REQUEST_TOO_LARGE"]
+    assert answer["statusCode"] == "413"
+    [error] = json.loads(answer["responseTemplates"]["application/json"])["errors"]
+    assert error["code"] == "SIZE_INVALID"
+    assert "OPENREGISTRY_UPLOAD_URL" in error["message"]
+
+
+def test_every_setting_is_one(template: Any) -> None:
+    from chalicelib.settings import strangers
+
+    variables = template["Globals"]["Function"]["Environment"]["Variables"]
+    assert list(strangers(variables)) == []
