@@ -1,0 +1,117 @@
+"""The command line: `openregistry COMMAND`. Each room registers commands of its own."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from chalicelib import __version__
+from chalicelib.settings import Settings, SettingsError, strangers
+
+ROOMS = (
+    "chalicelib.hosts.harness.command",
+    "chalicelib.metadata.command",
+)
+"""Modules with a function ``register(commands)``, in the order of `--help`."""
+
+Commands = argparse._SubParsersAction
+"""What ``register`` gets. A command's parser says with ``set_defaults(run=…)`` which function runs
+it: it is given the parsed arguments and gives the exit status."""
+
+WRONG, FAILED = 2, 1
+"""Exit statuses: what the person asked for or set cannot be; or it did not work now."""
+
+
+class CommandError(Exception):
+    """A command did not work; the text is the sentence that the person reads."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except SettingsError as error:
+        return _say(str(error), WRONG)
+    except CommandError as error:
+        return _say(str(error), FAILED)
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is left to be said, nor to be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def check_config(options: argparse.Namespace) -> int:
+    """Print the settings in force, and try the database and the storage that they name."""
+    from chalicelib.metadata.database import Database
+    from chalicelib.storage import open_store
+
+    settings = Settings.from_environment()
+    shown = list(settings.shown())
+    width = max(len(name) for name, _, _ in shown)
+    for name, value, text in shown:
+        print(
+            f"{name:{width}}  {value or '-'}" + (f"\n{'':{width}}  {text}" if options.long else "")
+        )
+    print()
+    for sentence in strangers(os.environ):
+        print(f"warning: {sentence}")
+
+    def storage() -> None:
+        open_store(settings).check()
+
+    def database() -> None:
+        Database(settings.database_url, pool=1).check()
+
+    from chalicelib.hosts import choose_access
+
+    choose_access(settings)
+    checks: list[tuple[str, Callable[[], None]]] = [("storage", storage)]
+    if settings.database_url:
+        checks.append(("database", database))
+    else:
+        print("database: a Postgres of its own, which `openregistry serve` starts")
+    status = 0
+    for name, check in checks:
+        try:
+            check()
+        except SettingsError:
+            raise
+        except Exception as error:
+            print(f"{name}: {str(error) or type(error).__name__}")
+            status = FAILED
+        else:
+            print(f"{name}: ready")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="openregistry",
+        description="A container registry made of functions.",
+        epilog="Settings are environment variables, OPENREGISTRY_…: `openregistry check-config "
+        "--long` lists and explains them.",
+    )
+    parser.add_argument("--version", action="version", version=f"openregistry {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for room in ROOMS:
+        importlib.import_module(room).register(commands)
+    check = commands.add_parser(
+        "check-config",
+        help="print the settings in force, and try the database and storage that they name",
+        description="Print the settings in force, secrets masked, and try the database and the "
+        "storage that they name. Exit status: 0 ready, 1 one of them does not answer, 2 a setting "
+        "is wrong.",
+    )
+    check.add_argument("--long", action="store_true", help="explain each setting")
+    check.set_defaults(run=check_config)
+    return parser
+
+
+def _say(sentence: str, status: int) -> int:
+    print(f"openregistry: {sentence}", file=sys.stderr)
+    return status

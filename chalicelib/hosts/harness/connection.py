@@ -1,0 +1,542 @@
+"""HTTP/1.1 on one socket (RFC 9112): requests in, answers out."""
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
+
+import httptools
+
+from chalicelib.hosts.harness import sending
+from chalicelib.hosts.harness.body import Body, BodyError
+from chalicelib.hosts.harness.functions import Wants
+from chalicelib.http import (
+    FileRegion,
+    Headers,
+    Query,
+    RegistryError,
+    Request,
+    Response,
+    Stream,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from chalicelib.hosts.harness.worker import Worker
+
+_log = logging.getLogger(__name__)
+
+HEAD_LIMIT = 64 << 10
+"""Bytes of a request's line and header fields together."""
+TARGET_LIMIT = 16 << 10
+"""Bytes of a request's target."""
+HEAD_SECONDS = 30
+"""How long a request's head may take, from its first byte or the connection's beginning."""
+IDLE_SECONDS = 120
+"""How long a connection may be idle. Clients leave after 90 s at most (Go's default): whoever
+closes first should be they, since a layer's PATCH cannot be sent twice."""
+LINGER_SECONDS = 5
+LINGER_BYTES = 256 << 20
+"""How long, and for how many bytes, a refused body is read on, so that its sender reads the answer
+instead of a reset."""
+SEND_SECONDS = 300
+"""How long a client may take nothing of what is sent to it."""
+READY_SECONDS = 5
+"""How long Postgres and storage have to show that they are ready."""
+DRAIN_SECONDS = 3
+"""How long a connection that pushes may be idle while the process is about to end."""
+INLINE = 64 << 10
+"""A file's region of at most so many bytes is sent together with the head."""
+
+_HEALTHY = Response(200, (("Content-Type", "application/json"),), b'{"status":"ok"}')
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = ("begun", "body", "id", "keep", "request", "sent", "status", "target")
+
+    def __init__(
+        self,
+        request: Request,
+        target: str,
+        identity: str,
+        begun: float,
+        body: Body | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.request = request
+        self.target = target
+        self.id = identity
+        self.begun = begun
+        self.body = body
+        self.keep = keep
+        self.status = 0
+        self.sent = 0
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection. What runs on a thread says so; all else is the loop's."""
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._loop = worker.loop
+        self._transport = cast("asyncio.Transport", None)
+        self._parser = httptools.HttpRequestParser(self)
+        self._client = ""
+        self._secure = False
+        # What is being parsed.
+        self._target = b""
+        self._fields: list[tuple[str, str]] = []
+        self._head_size = 0
+        self._in_head = False
+        self._arriving: Exchange | None = None
+        # Requests in the order in which they came; the first is being answered.
+        self._exchanges: deque[Exchange] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._fresh = True
+        self._pushes = False
+        self._closing = False
+        self._lingering = False
+        self._lost = False
+        self._blocked: asyncio.Future[None] | None = None
+        # When the present state began: a head, idleness, a piece sent. In the loop's time.
+        self._since = self._loop.time()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        # With no bytes allowed to wait, `_blocked` tells whether any do.
+        self._transport.set_write_buffer_limits(high=0)
+        peer = transport.get_extra_info("peername")
+        self._client = str(peer[0]) if peer else ""
+        self._secure = transport.get_extra_info("sslcontext") is not None
+        self._worker.connections.add(self)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._lost = True
+        self._worker.connections.discard(self)
+        self.resume_writing()
+        self._break_off(BodyError("The client went away.", vanished=True))
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may wait for an answer still."""
+        self._closing = True
+        self._break_off(BodyError("The client went away.", vanished=True))
+        return bool(self._exchanges) and not self._secure
+
+    def pause_writing(self) -> None:
+        if self._blocked is None:
+            self._blocked = self._loop.create_future()
+            self._since = self._loop.time()
+
+    def resume_writing(self) -> None:
+        if self._blocked is not None:
+            self._blocked.set_result(None)
+            self._blocked = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An upgrade is the server's to take or leave (RFC 9110, section 7.8).
+            self._parser = httptools.HttpRequestParser(self)
+            if rest := data[upgrade.args[0] :]:
+                self.data_received(rest)
+            return
+        except httptools.HttpParserError as error:
+            self._malformed(error)
+            return
+        exchange = self._arriving
+        if self._in_head:
+            if self._head_size > HEAD_LIMIT:
+                self._refuse(431, "The header fields are longer than 64 KiB.")
+        elif exchange is not None and exchange.body is not None:
+            if exchange.body.full:
+                self._transport.pause_reading()
+            elif self._lingering and exchange.body.received > LINGER_BYTES:
+                self._transport.abort()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._fields = []
+        self._head_size = 0
+        self._in_head = True
+        self._fresh = False
+        if not self._exchanges:
+            self._since = self._loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._head_size += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
+        self._head_size += len(name) + len(value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._closing:
+            return
+        headers = Headers(self._fields)
+        target = self._target.decode("latin-1")
+        if not target.startswith("/"):
+            target = _origin_form(target)
+        path, _, query = target.partition("?")
+        if "%" in path:
+            path = unquote(path)
+        body = None
+        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+            body = Body(self._loop)
+        parser = self._parser
+        version = parser.get_http_version()
+        exchange = Exchange(
+            Request(
+                parser.get_method().decode("ascii"),
+                path,
+                Query(query),
+                headers,
+                client=self._client,
+            ),
+            target,
+            self._worker.identify(headers.get("x-request-id")),
+            self._loop.time(),
+            body,
+            keep=version == "1.1" and parser.should_keep_alive(),
+        )
+        self._arriving = exchange
+        self._exchanges.append(exchange)
+        if len(self._exchanges) > 1:
+            # Pipelined (RFC 9112, section 9.3.2): it waits, and no more is read.
+            self._transport.pause_reading()
+        elif wrong := self._wrong(exchange.request, version):
+            exchange.keep = False
+            self._respond(exchange, wrong.response())
+        else:
+            self._begin(exchange)
+
+    def on_body(self, body: bytes) -> None:
+        if self._arriving is not None and self._arriving.body is not None:
+            self._arriving.body.put(body)
+
+    def on_message_complete(self) -> None:
+        exchange, self._arriving = self._arriving, None
+        if exchange is not None and exchange.body is not None:
+            exchange.body.end()
+        if self._lingering:
+            self._transport.close()
+
+    # A request that is none.
+
+    def _wrong(self, request: Request, version: str) -> RegistryError | None:
+        """What forbids to look at a request any further."""
+        coding = request.headers.get("transfer-encoding", "chunked").lower()
+        if version not in ("1.1", "1.0"):
+            return _error(505, "This server speaks HTTP/1.1.")
+        if self._head_size > HEAD_LIMIT or len(self._target) > TARGET_LIMIT:
+            status = 414 if len(self._target) > TARGET_LIMIT else 431
+            return _error(status, "The request's line or its header fields are too long.")
+        if version == "1.1" and "host" not in request.headers:
+            return _error(400, "A request needs a Host header field.")
+        if coding != "chunked":
+            return _error(501, "Of transfer codings this server knows chunked alone.")
+        if request.method == "CONNECT":
+            return _error(405, "This server is no proxy.")
+        return None
+
+    def _malformed(self, error: Exception) -> None:
+        """What came is not HTTP."""
+        if self._closing:
+            self._transport.close()
+            return
+        self._closing = True
+        exchange = self._arriving
+        if exchange is not None and exchange.body is not None and not exchange.body.complete:
+            # Whoever reads the body answers.
+            self._transport.pause_reading()
+            self._break_off(BodyError(f"The body is malformed: {error}."))
+        else:
+            self._refuse(400, f"The request is malformed: {error}.")
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer a head that is not whole; there is no telling where another request begins."""
+        self._closing = True
+        if not self._exchanges:
+            target = self._target.decode("latin-1")[:512]
+            request = Request("-", target, client=self._client)
+            exchange = Exchange(request, target, self._worker.identify(None), self._loop.time())
+            self._exchanges.append(exchange)
+            self._respond(exchange, _error(status, sentence).response())
+
+    def _break_off(self, error: BodyError) -> None:
+        """The rest of a body that is arriving will not come."""
+        if self._arriving is not None and self._arriving.body is not None:
+            self._arriving.body.fail(error)
+
+    # From a request to its answer.
+
+    def _begin(self, exchange: Exchange) -> None:
+        request = exchange.request
+        worker = self._worker
+        reads = request.method in ("GET", "HEAD")
+        if not reads:
+            self._pushes = True
+        if exchange.body is not None:
+            self._run(exchange, self._answer_body(exchange, exchange.body))
+        elif reads and request.path == "/health":
+            self._respond(exchange, _HEALTHY)
+        elif reads and request.path == "/ready":
+            self._run(exchange, self._answer_ready(exchange))
+        elif reads and not (request.method == "GET" and "/blobs/" in request.path):
+            worker.quick.put(self._answer, exchange)
+        else:
+            # These may wait for storage, which must not keep the others waiting.
+            worker.bulk.put(self._answer, exchange)
+
+    def _answer(self, exchange: Exchange) -> None:
+        """Answer a request without a body. Runs on a thread, up to the bytes of the answer: the
+        loop has enough to do."""
+        response = self._worker.functions.act(exchange.request)
+        body = response.body
+        if isinstance(body, FileRegion) and body.length <= INLINE:
+            response = replace(response, body=b"".join(body))
+        self._loop.call_soon_threadsafe(
+            self._answered, exchange, response, self._head(exchange, response)
+        )
+
+    def _head(self, exchange: Exchange, response: Response) -> bytes:
+        return sending.head(response, exchange.id, self._worker.date)
+
+    async def _answer_body(self, exchange: Exchange, body: Body) -> None:
+        """Answer a request with a body."""
+        try:
+            response = await self._receive(exchange, body)
+        except BodyError as error:
+            if error.vanished:
+                exchange.status = 499
+                self._ended(exchange, keep=False)
+                return
+            response = error.response()
+        self._respond(exchange, response)
+
+    async def _receive(self, exchange: Exchange, body: Body) -> Response:
+        worker, request = self._worker, exchange.request
+        wanted = worker.functions.wants(request)
+        if wanted is not Wants.STREAM:
+            data: list[bytes] = []
+            if wanted is Wants.WHOLE:
+                self._invite(exchange, body)
+                # One byte over the limit shows the function that there are too many.
+                while body.received <= worker.functions.limit and (pieces := await body.take()):
+                    data += pieces
+                    self._transport.resume_reading()
+            return await worker.quick.call(
+                worker.functions.answer, replace(request, body=b"".join(data))
+            )
+        receiver = await worker.bulk.call(worker.functions.receive, request)
+        if isinstance(receiver, Response):
+            return receiver
+        try:
+            self._invite(exchange, body)
+            while pieces := await body.take():
+                self._transport.resume_reading()
+                await worker.bulk.call(receiver.feed, pieces)
+                del pieces
+        except RegistryError as error:
+            await worker.bulk.call(receiver.abort)
+            if isinstance(error, BodyError):
+                raise
+            return error.response()
+        return await worker.bulk.call(receiver.finish)
+
+    def _invite(self, exchange: Exchange, body: Body) -> None:
+        """Ask for the body, where the client waits for that (RFC 9110, section 10.1.1)."""
+        expected = exchange.request.headers.get("expect", "")
+        if expected.lower() == "100-continue" and not body.received:
+            self._transport.write(_CONTINUE)
+
+    async def _answer_ready(self, exchange: Exchange) -> None:
+        try:
+            response = await asyncio.wait_for(self._worker.readiness(), READY_SECONDS)
+        except TimeoutError:
+            response = Unavailable("Postgres or storage does not answer in time.").response()
+        self._respond(exchange, response)
+
+    def _run(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                # A client that goes away while it is sent to is no news.
+                if not isinstance(error, ConnectionError):
+                    _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
+                self._transport.abort()
+                if exchange in self._exchanges:
+                    self._ended(exchange, keep=False)
+
+        self._task = self._loop.create_task(guarded())
+
+    # From an answer to the socket.
+
+    def _respond(self, exchange: Exchange, response: Response) -> None:
+        self._answered(exchange, response, self._head(exchange, response))
+
+    def _answered(self, exchange: Exchange, response: Response, head: bytes) -> None:
+        """Send an answer; its exchange ends with that."""
+        if exchange.body is not None and not exchange.body.complete:
+            exchange.body.drop()
+            exchange.keep = False
+        keep = exchange.keep and not self._closing
+        if self._worker.draining and not self._pushes:
+            keep = False
+        body = response.body
+        exchange.status = response.status
+        head += b"\r\n" if keep else b"Connection: close\r\n\r\n"
+        if self._lost:
+            head = b""
+        if not isinstance(body, bytes):
+            if self._lost or not sending.has_body(exchange.request.method, response.status):
+                self._worker.bulk.put(body.close)
+                body = b""
+            else:
+                self._transport.write(head)
+                self._run(exchange, self._send(exchange, body, keep=keep))
+                return
+        elif not sending.has_body(exchange.request.method, response.status):
+            body = b""
+        if not self._lost:
+            self._transport.write(head + body)
+            exchange.sent = len(body)
+        self._ended(exchange, keep=keep)
+
+    async def _send(self, exchange: Exchange, body: FileRegion | Stream, *, keep: bool) -> None:
+        if isinstance(body, FileRegion) and not self._secure:
+            await self._send_file(exchange, body)
+        else:
+            await self._send_pieces(exchange, body)
+        self._ended(exchange, keep=keep)
+
+    async def _send_file(self, exchange: Exchange, region: FileRegion) -> None:
+        """Send from the file to the socket. The socket is ours as long as the transport has nothing
+        to write; a descriptor of our own stays ours when the transport closes."""
+        socket = -1
+        try:
+            await self._unblocked()
+            socket = os.dup(self._transport.get_extra_info("socket").fileno())
+            file = region.file.fileno()
+            while left := region.length - exchange.sent:
+                sent = await self._worker.bulk.call(
+                    sending.send_file, socket, file, region.offset + exchange.sent, left
+                )
+                exchange.sent += sent
+                if sent < min(left, sending.TURN):
+                    self.pause_writing()
+                    self._loop.add_writer(socket, self.resume_writing)
+                    try:
+                        await self._unblocked()
+                    finally:
+                        self._loop.remove_writer(socket)
+        finally:
+            if socket >= 0:
+                os.close(socket)
+            region.close()
+
+    async def _send_pieces(self, exchange: Exchange, body: FileRegion | Stream) -> None:
+        """Send what Python has to see, the next piece being fetched while one is on its way."""
+        bulk = self._worker.bulk
+        pieces = iter(body)
+        coming = bulk.call(next, pieces, None)
+        try:
+            while (piece := await coming) is not None:
+                coming = bulk.call(next, pieces, None)
+                self._transport.write(piece)
+                exchange.sent += len(piece)
+                await self._unblocked()
+        finally:
+            await asyncio.wait([coming])
+            await bulk.call(body.close)
+
+    async def _unblocked(self) -> None:
+        """Wait until the client has taken what was written."""
+        if self._blocked is not None:
+            await self._blocked
+        if self._lost:
+            raise ConnectionResetError("the client went away")
+
+    # After an answer.
+
+    def _ended(self, exchange: Exchange, *, keep: bool) -> None:
+        self._worker.log(exchange, self._loop.time())
+        self._exchanges.popleft()
+        self._since = self._loop.time()
+        if not keep:
+            self._leave(exchange)
+        elif self._blocked is not None:
+            # Somebody who does not read gets no more answers.
+            self._blocked.add_done_callback(self._go_on)
+        else:
+            self._go_on()
+
+    def _go_on(self, _future: object = None) -> None:
+        if self._exchanges:
+            self._begin(self._exchanges[0])
+        self._transport.resume_reading()
+
+    def _leave(self, exchange: Exchange) -> None:
+        """Close after an answer, but let a client that is sending read the answer first: unread
+        bytes would make of the end a reset."""
+        self._closing = True
+        self._exchanges.clear()
+        body = exchange.body
+        if body is not None and not body.complete and not self._lost:
+            self._lingering = True
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    # What the worker calls.
+
+    def check(self, now: float) -> None:
+        """End what has lasted too long. Called about once a second."""
+        age = now - self._since
+        if self._blocked is not None:
+            if age > SEND_SECONDS:
+                self._transport.abort()
+        elif self._exchanges:
+            body = self._exchanges[0].body
+            seconds = self._worker.body_timeout
+            if body is not None and body.since and now - body.since > seconds:
+                body.fail(BodyError(f"The body fell silent for {seconds} seconds.", 408))
+        elif self._lingering:
+            if age > LINGER_SECONDS:
+                self._transport.abort()
+        elif self._in_head:
+            if age > HEAD_SECONDS:
+                self._refuse(408, f"The request's head took more than {HEAD_SECONDS} seconds.")
+        elif age > (HEAD_SECONDS if self._fresh else IDLE_SECONDS) or (
+            self._worker.draining and (age > DRAIN_SECONDS or not self._pushes)
+        ):
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever goes on."""
+        self._transport.abort()
+
+
+def _origin_form(target: str) -> str:
+    """The path and query of a target in absolute form (RFC 9112, section 3.2.2)."""
+    url = urlsplit(target)
+    return (url.path or "/") + (f"?{url.query}" if url.query else "")
+
+
+def _error(status: int, sentence: str) -> RegistryError:
+    return RegistryError(sentence, code="REQUEST_INVALID", status=status)

@@ -1,0 +1,136 @@
+"""The process that binds the address, forks the workers, and watches over them."""
+
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+from chalicelib.hosts.harness.functions import Functions
+from chalicelib.hosts.harness.worker import Worker
+from chalicelib.settings import Address, Settings
+
+_log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+BIND_SECONDS = 3
+"""How long an address that is in use is tried again: workers of a supervisor that was killed need
+a moment to notice."""
+RESTART_SECONDS = 1
+"""A worker that lived no longer than this is not replaced sooner."""
+GRACE_SECONDS = 5
+"""How much longer than SHUTDOWN_TIMEOUT workers have to end."""
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens there. Raises ``OSError``."""
+    [(family, kind, protocol, _, name), *_] = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    end = time.monotonic() + BIND_SECONDS
+    while True:
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(name)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            listener.setblocking(False)
+            return listener
+
+
+class Supervisor:
+    """Keeps ``count`` workers running until SIGTERM or SIGINT; a second one ends them at once."""
+
+    def __init__(
+        self, functions: Functions, settings: Settings, listener: socket.socket, count: int
+    ) -> None:
+        self._functions = functions
+        self._settings = settings
+        self._listener = listener
+        self._count = count
+        self._selector = selectors.DefaultSelector()
+        self._workers: dict[socket.socket, tuple[int, int, float]] = {}
+        self._signals = 0
+        self._kill_at = float("inf")
+
+    def run(self) -> None:
+        """Serve; returns when every worker has ended."""
+        # What is there now is shared by all workers: a collector that visits it would copy it.
+        gc.collect()
+        gc.freeze()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        for index in range(self._count):
+            self._fork(index)
+        while self._workers:
+            for key, _ in self._selector.select(1):
+                self._reap(key.data)
+            if time.monotonic() > self._kill_at:
+                self._signal_workers(signal.SIGKILL)
+
+    def _fork(self, index: int) -> None:
+        ours, theirs = socket.socketpair()
+        # A signal that comes meanwhile waits until the worker has handlers of its own.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        pid = os.fork()
+        if not pid:
+            self._be_worker(theirs, index)
+        theirs.close()
+        self._workers[ours] = (pid, index, time.monotonic())
+        self._selector.register(ours, selectors.EVENT_READ, ours)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+
+    def _be_worker(self, parent: socket.socket, index: int) -> NoReturn:
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            self._selector.close()
+            for ours in self._workers:
+                ours.close()
+            worker = Worker(self._functions, self._settings, self._listener)
+            worker.run(parent, first=index == 0)
+        except BaseException:
+            _log.exception("a worker failed")
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+
+    def _reap(self, ours: socket.socket) -> None:
+        """A worker has ended: replace it, unless all are to end."""
+        pid, index, begun = self._workers.pop(ours)
+        self._selector.unregister(ours)
+        ours.close()
+        _, status = os.waitpid(pid, 0)
+        if self._signals:
+            return
+        _log.error("worker %d ended (%s); it is replaced", pid, os.waitstatus_to_exitcode(status))
+        if time.monotonic() - begun < RESTART_SECONDS:
+            time.sleep(RESTART_SECONDS)
+        if not self._signals:
+            self._fork(index)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._listener.close()
+            self._kill_at = time.monotonic() + self._settings.shutdown_timeout + GRACE_SECONDS
+            self._signal_workers(signal.SIGTERM)
+        else:
+            self._signal_workers(signal.SIGKILL)
+
+    def _signal_workers(self, number: signal.Signals) -> None:
+        for pid, _, _ in list(self._workers.values()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)

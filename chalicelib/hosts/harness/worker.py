@@ -1,0 +1,223 @@
+"""One process of the harness: an event loop, its connections, and its threads."""
+
+import asyncio
+import itertools
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Coroutine
+from email.utils import formatdate
+from typing import Any, NoReturn
+
+import uvloop
+
+from chalicelib.hosts.harness import log
+from chalicelib.hosts.harness.connection import Connection, Exchange
+from chalicelib.hosts.harness.functions import Functions
+from chalicelib.hosts.harness.threads import Threads
+from chalicelib.http import Request, Response
+from chalicelib.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+QUICK, BULK = 8, 32
+"""Threads for small reads, and for all that may wait for storage. They are apart, so that storage
+that hangs leaves manifests readable."""
+WORK_SECONDS = 300
+"""How often the first worker does what is to be done once in a while."""
+LOG_SECONDS = 0.2
+LOG_WAITING = 100_000
+"""Lines that may wait while the log's reader is slow; more are dropped, and counted."""
+
+
+class Worker:
+    """Serves connections from one listening socket, which other workers share."""
+
+    def __init__(self, functions: Functions, settings: Settings, listener: socket.socket) -> None:
+        self.functions = functions
+        self.body_timeout = settings.body_timeout
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.date = formatdate(usegmt=True)
+        self.loop = uvloop.new_event_loop()
+        self.quick = Threads(self.loop, "quick", QUICK)
+        self.bulk = Threads(self.loop, "bulk", BULK)
+        self._checks = Threads(self.loop, "ready", 1)
+        self._logger = Threads(self.loop, "log", 1)
+        self._ready: asyncio.Future[Response] | None = None
+        self._settings = settings
+        self._listener = listener
+        self._tls = tls(settings)
+        self._ended = self.loop.create_future()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._prefix = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+        self._logs = logging.getLogger("access").isEnabledFor(logging.INFO)
+        self._served: list[log.Served] = []
+        self._writing = False
+        self._unlogged = 0
+
+    def run(self, parent: socket.socket, *, first: bool) -> NoReturn:
+        """Serve until SIGTERM, or until the supervisor is gone; then end the process. ``parent``
+        comes to its end when the supervisor does; ``first`` is true in one worker."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _raise_file_limit()
+        self.loop.add_signal_handler(signal.SIGTERM, self._drain)
+        self.loop.add_reader(parent.fileno(), self._drain)
+        self.loop.add_reader(self._listener.fileno(), self._accept)
+        self.loop.call_soon(self._tick)
+        # Blocked by the supervisor until there is a handler.
+        self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
+        if first:
+            threading.Thread(target=self._work, name="work", daemon=True).start()
+        self.loop.run_until_complete(self._ended)
+        log.write(self._served)
+        # Threads may hang in storage that hangs; nothing waits for them.
+        os._exit(0)
+
+    def identify(self, given: str | None) -> str:
+        """An id for a request: what a proxy in front gave it, or one that nobody else has."""
+        if given and len(given) <= 64 and given.isascii() and given.isprintable():
+            return given
+        return f"{self._prefix}{next(self._numbers):x}"
+
+    def readiness(self) -> "asyncio.Future[Response]":
+        """Whether Postgres and storage can be used. While they hang nobody asks them again."""
+        if self._ready is None or self._ready.done():
+            self._ready = self._checks.call(self.functions.act, Request("GET", "/ready"))
+        return asyncio.shield(self._ready)
+
+    def log(self, exchange: Exchange, now: float) -> None:
+        """Write a line about an exchange that has ended, soon."""
+        if not self._logs:
+            return
+        if len(self._served) >= LOG_WAITING:
+            self._unlogged += 1
+            return
+        request = exchange.request
+        body = exchange.body
+        self._served.append(
+            log.Served(
+                time.time(),
+                now - exchange.begun,
+                request.method,
+                exchange.target,
+                exchange.status,
+                exchange.sent,
+                0 if body is None else body.received,
+                request.client,
+                exchange.id,
+            )
+        )
+        if not self._writing:
+            self._writing = True
+            self.loop.call_later(LOG_SECONDS, self._write_log)
+
+    def _write_log(self) -> None:
+        served, self._served = self._served, []
+        self._logger.call(log.write, served).add_done_callback(self._log_written)
+
+    def _log_written(self, _future: object) -> None:
+        self._writing = bool(self._served)
+        if self._writing:
+            self.loop.call_later(LOG_SECONDS, self._write_log)
+        if self._unlogged:
+            _log.warning("the log is read too slowly: %d requests are missing", self._unlogged)
+            self._unlogged = 0
+
+    def _accept(self) -> None:
+        """Take one connection. Workers that are busy come back here later, so that the idle ones
+        take more: a listening socket of libuv's own would take all that wait."""
+        try:
+            client, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            _log.error("no connection can be accepted: %s", error)
+            self.loop.remove_reader(self._listener.fileno())
+            self.loop.call_later(1, self._accept_again)
+            return
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._start(self._connect(client))
+
+    def _accept_again(self) -> None:
+        if not self.draining:
+            self.loop.add_reader(self._listener.fileno(), self._accept)
+
+    async def _connect(self, client: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: Connection(self),
+                client,
+                ssl=self._tls,
+                ssl_handshake_timeout=30 if self._tls else None,
+            )
+        except (OSError, TimeoutError) as error:
+            _log.info("a connection failed before its first request: %s", error)
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _tick(self) -> None:
+        """Once a second: the date, and what has lasted too long."""
+        self.date = formatdate(usegmt=True)
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.check(now)
+        if self.draining and not self.connections:
+            self._end()
+        self.loop.call_later(1, self._tick)
+
+    def _drain(self) -> None:
+        """Accept no more, let what runs go on for a while, then end."""
+        if self.draining:
+            return
+        self.draining = True
+        self.loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.check(now)
+        if not self.connections:
+            self._end()
+        self.loop.call_later(self._settings.shutdown_timeout, self._end)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self.functions.work()
+            except Exception:
+                _log.exception("the regular work failed; it is tried again later")
+            time.sleep(WORK_SECONDS)
+
+
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    """What TLS needs, where it is set. Raises ``OSError`` where certificate or key are unusable."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    return context
+
+
+def _raise_file_limit() -> None:
+    """A thousand files, the usual limit, are too few for a thousand clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
