@@ -35,6 +35,7 @@ def main() -> int:
     if reason := servers.missing(sides):
         print(reason, file=sys.stderr)
         return 2
+    servers.clear_environment()
     print(f"{table.machine()}; load average {os.getloadavg()[0]:.1f}", flush=True)
     tables: dict[Storage, list[Row]] = {}
     for storage in options.storage or STORAGES:
