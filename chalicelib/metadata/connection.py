@@ -8,26 +8,26 @@ hexadecimal text. Here each is one round trip, and a manifest's bytes travel as 
 Source: PostgreSQL documentation, "Frontend/Backend Protocol".
 """
 
-import getpass
 import json
 import select
 import socket
 import ssl
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pg8000.native
 from pg8000.converters import make_param
 from pg8000.native import to_statement
 
-SSL_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
-GOING_AWAY = frozenset({"57P01", "57P02", "57P03"})
-"""The server stops, crashed or starts up."""
+from chalicelib.metadata.target import Target
+
+_LEAVING = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
+"""The server stops, crashed, starts up, or has ended an idle session or an idle transaction."""
+_FULL = "53300"
 
 _CONNECT_SECONDS = 5.0
 _MOST_STATEMENTS = 256
@@ -76,70 +76,6 @@ class ConnectError(Exception):
         self.passing = passing
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where and as whom to connect, from a URL as libpq takes it."""
-
-    user: str
-    database: str
-    host: str
-    port: int
-    password: str | None = field(default=None, repr=False)
-    sslmode: str = "prefer"
-    sslrootcert: str = ""
-    sslcert: str = ""
-    sslkey: str = ""
-
-    @classmethod
-    def parse(cls, url: str) -> "Target":
-        """From ``postgresql://user:password@host:port/database?sslmode=...``; a ``host`` that
-        begins with a slash is the directory of a Unix socket. Raises ``ValueError`` with a
-        sentence that never shows the password."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("postgresql", "postgres"):
-            raise ValueError("the database URL must begin with postgresql://")
-        try:
-            query = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
-            host, port = unquote(parts.hostname or ""), parts.port
-        except ValueError as error:
-            raise ValueError(f"the database URL cannot be read: {error}") from None
-        host = query.pop("host", host) or "localhost"
-        port = int(query.pop("port", port or 5432))
-        user = query.pop("user", unquote(parts.username or "")) or getpass.getuser()
-        password = query.pop("password", unquote(parts.password) if parts.password else None)
-        database = query.pop("dbname", unquote(parts.path.lstrip("/"))) or user
-        sslmode = query.pop("sslmode", "prefer")
-        if sslmode not in SSL_MODES:
-            raise ValueError(f"sslmode in the database URL is one of {', '.join(SSL_MODES)}")
-        files = {name: query.pop(name, "") for name in ("sslrootcert", "sslcert", "sslkey")}
-        if query:
-            raise ValueError(f"the database URL has an unknown parameter: {next(iter(query))}")
-        return cls(user, database, host, port, password, sslmode, **files)
-
-    def __str__(self) -> str:
-        return f"{self.user}@{self.host}:{self.port}/{self.database}"
-
-    def tls(self) -> ssl.SSLContext | bool | None:
-        """What pg8000 takes: a context, False for no TLS, None for TLS if the server has it.
-        As with libpq, ``require`` checks the certificate where a root is named."""
-        if self.sslmode == "disable" or self.host.startswith("/"):
-            return False
-        if self.sslmode == "prefer":
-            return None
-        verify = self.sslmode.startswith("verify") or bool(self.sslrootcert)
-        root = self.sslrootcert if self.sslrootcert != "system" else ""
-        context = ssl.create_default_context(cafile=root or None)
-        context.check_hostname = self.sslmode == "verify-full"
-        if not verify:
-            context.verify_mode = ssl.CERT_NONE
-        # RFC 5280 to the letter, on by default since Python 3.13, fails with certificates that
-        # libpq takes, some of Amazon RDS among them.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if self.sslcert:
-            context.load_cert_chain(self.sslcert, self.sslkey or None)
-        return context
-
-
 class _Names(dict[str, str]):
     """Given to pg8000 in place of parameters, tells the names that it asks for, in order."""
 
@@ -153,6 +89,11 @@ def _translate(sql: str) -> tuple[bytes, tuple[str, ...]]:
     text, values = to_statement(sql)
     return text.encode() + b"\0", values(_Names())
 
+
+_Decoder = Callable[[bytes], Any]
+
+_DATA_ROW, _ROW_DESCRIPTION, _READY_FOR_QUERY = b"DTZ"
+_BIND_COMPLETE, _COMMAND_COMPLETE, _ERROR, _NOTICE = b"2CEN"
 
 _int = struct.Struct("!i")
 _short = struct.Struct("!h")
@@ -179,9 +120,9 @@ def _bind(name: bytes, values: Sequence[object], types: Any, formats: bytes) -> 
             kinds.append(b"\0\0")
             parts.append(b"\xff\xff\xff\xff")
             continue
-        if type(value) is bytes:
+        if isinstance(value, bytes | bytearray | memoryview):
             kinds.append(b"\0\1")
-            data = value
+            data = bytes(value)
         else:
             kinds.append(b"\0\0")
             data = make_param(types, value).encode()
@@ -197,6 +138,7 @@ def _plain(text: str) -> bytes:
     return _parse(b"", text.encode() + b"\0") + _bind(b"", (), {}, _short.pack(0)) + _EXECUTE
 
 
+_BEGIN = _plain("BEGIN")
 _COMMIT = _plain("COMMIT") + _SYNC
 _ROLLBACK = _plain("ROLLBACK") + _SYNC
 
@@ -209,7 +151,7 @@ def _timestamp(data: bytes) -> Any:
         return text
 
 
-_DECODERS: dict[int, Callable[[bytes], Any]] = {
+_DECODERS: dict[int, _Decoder] = {
     16: b"t".__eq__,
     18: bytes.decode,
     19: bytes.decode,
@@ -233,7 +175,7 @@ class _Statement:
     name: bytes
     names: tuple[str, ...]
     formats: bytes
-    decoders: list[Callable[[bytes], Any]]
+    decoders: list[_Decoder]
 
 
 class Connection:
@@ -245,42 +187,18 @@ class Connection:
     def __init__(self, target: Target, *, prepare: bool, timeout: float) -> None:
         limit = int(timeout * 800)
         parameters = {"client_encoding": "UTF8", "DateStyle": "ISO", "TimeZone": "UTC"}
-        begin = "BEGIN"
+        self._begin = _BEGIN
         if prepare:
             parameters["statement_timeout"] = str(limit)
-            parameters["idle_in_transaction_session_timeout"] = str(limit * 4)
-            self._begin = _plain(begin)
+            parameters["idle_in_transaction_session_timeout"] = str(4 * limit)
         else:
             # A pooler refuses these as parameters of the connection.
-            self._begin = _plain(begin) + _plain(f"SET LOCAL statement_timeout = {limit}")
-        unix = target.host.startswith("/")
-        try:
-            self._pg = pg8000.native.Connection(
-                target.user,
-                host=None if unix else target.host,
-                unix_sock=f"{target.host}/.s.PGSQL.{target.port}" if unix else None,
-                port=target.port,
-                database=target.database,
-                password=target.password,
-                ssl_context=target.tls(),
-                timeout=min(timeout, _CONNECT_SECONDS),
-                application_name="openregistry",
-                startup_params=parameters,
-            )
-        except pg8000.native.DatabaseError as error:
-            fields = error.args[0]
-            passing = fields.get("C") in GOING_AWAY or fields.get("C") == "53300"
-            raise ConnectError(str(DatabaseError(fields)), passing=passing) from error
-        except ssl.SSLError as error:
-            raise ConnectError(f"TLS: {error}", passing=False) from error
-        except (pg8000.native.Error, OSError, struct.error) as error:
-            cause = error.__cause__ or error.__context__
-            reason = f"{error} ({cause})" if cause else str(error)
-            raise ConnectError(reason, passing=True) from error
+            self._begin += _plain(f"SET LOCAL statement_timeout = {limit}")
+        self._pg = _connect(target, min(timeout, _CONNECT_SECONDS), parameters)
         self._socket: socket.socket = self._pg._usock
         self._read: Callable[[int], bytes] = self._pg._sock.read
         self._socket.settimeout(timeout)
-        if not unix:
+        if not target.socket:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._idle = select.poll()
         self._idle.register(self._socket, select.POLLIN)
@@ -316,12 +234,12 @@ class Connection:
         if statement is not None:
             values = [parameters[name] for name in statement.names]
             bind = _bind(statement.name, values, self._pg.py_types, statement.formats)
-            return self._exchange(first + bind + _EXECUTE + _SYNC, statement.decoders)[0]
+            return self._exchange(first + bind + _EXECUTE + _SYNC, statement.decoders).rows
         text, names = _translate(sql)
         values = [parameters[name] for name in names]
         bind = _bind(b"", values, self._pg.py_types, _short.pack(0))
         message = first + _parse(b"", text) + bind + _DESCRIBE_PORTAL + _EXECUTE + _SYNC
-        return self._exchange(message, [])[0]
+        return self._exchange(message, []).rows
 
     def script(self, sql: str) -> None:
         """Run several statements, without parameters, and forget their rows."""
@@ -330,7 +248,7 @@ class Connection:
     def commit(self) -> None:
         """End the transaction. A ``ConnectionLost`` that is not ``harmless`` leaves open whether it
         was committed."""
-        tag = self._exchange(_COMMIT, [])[2]
+        tag = self._exchange(_COMMIT, []).tag
         if tag != b"COMMIT\0":
             raise DatabaseError({"C": "25P02", "M": "the transaction had failed before its end"})
 
@@ -362,7 +280,11 @@ class Connection:
         text, names = _translate(sql)
         name = b"s%d" % len(self._statements)
         describe = _message(b"D", b"S" + name + b"\0")
-        columns = self._exchange(_parse(name, text) + describe + _SYNC, [])[1]
+        try:
+            columns = self._exchange(_parse(name, text) + describe + _SYNC, []).columns
+        except ConnectionLost as error:
+            error.harmless = True
+            raise
         # bytea comes as bytes, all else as text.
         formats = [1 if oid == _BYTEA else 0 for oid, _ in columns]
         statement = _Statement(
@@ -374,7 +296,7 @@ class Connection:
         self._statements[sql] = statement
         return statement
 
-    def _decoder(self, oid: int, kind: int) -> Callable[[bytes], Any]:
+    def _decoder(self, oid: int, kind: int) -> _Decoder:
         if kind:
             return bytes
         decoder = _DECODERS.get(oid)
@@ -386,75 +308,147 @@ class Connection:
 
         return decoder
 
-    def _exchange(
-        self, message: bytes, decoders: list[Callable[[bytes], Any]]
-    ) -> tuple[list[list[Any]], list[tuple[int, int]], bytes]:
-        """Send a message that ends in Sync or Query; read up to ReadyForQuery. Gives rows, columns
-        (type and format) and the last command's tag."""
-        begun = False
+    def _exchange(self, message: bytes, decoders: list[_Decoder]) -> "_Reply":
+        """Send a message that ends in Sync or is a Query; read up to ReadyForQuery."""
         self._status = b""
         try:
             self._socket.sendall(message)
         except OSError as error:
-            # Without its end, Sync, the server carries nothing out for good.
+            # The end is missing, and without it the server makes nothing permanent.
             silent = isinstance(error, TimeoutError)
-            raise ConnectionLost(f"sending: {error}", harmless=True, silent=silent) from error
-        read = self._read
-        rows: list[list[Any]] = []
-        columns: list[tuple[int, int]] = []
-        tag = b""
-        error: DatabaseError | None = None
-        while True:
-            try:
-                head = read(5)
-                length = _int.unpack_from(head, 1)[0] - 4
-                data = read(length) if length else b""
-            except (OSError, struct.error) as failure:
-                if error is not None:
-                    raise self._lost(error, begun) from failure
-                silent = isinstance(failure, TimeoutError)
-                raise ConnectionLost(
-                    f"receiving: {failure}", harmless=False, silent=silent
-                ) from failure
-            if len(data) < length:
-                raise ConnectionLost("receiving: cut short", harmless=False)
-            code = head[0]
-            if code == 68:  # DataRow
-                row: list[Any] = []
-                at = 2
-                for decode in decoders:
-                    (size,) = _int.unpack_from(data, at)
-                    at += 4
-                    if size < 0:
-                        row.append(None)
-                    else:
-                        row.append(decode(data[at : at + size]))
-                        at += size
-                rows.append(row)
-            elif code == 90:  # ReadyForQuery
-                if error is not None and _is_stale_plan(error):
-                    raise self._lost(error, begun=False)
-                self._status = data
-                if error is not None:
-                    raise error
-                return rows, columns, tag
-            elif code == 50:  # BindComplete
-                begun = True
-            elif code == 67:  # CommandComplete
-                tag = data
-            elif code == 69:  # ErrorResponse
-                error = error or _error(data)
-            elif code == 84:  # RowDescription
-                columns = _columns(data)
-                decoders = [self._decoder(oid, kind) for oid, kind in columns]
+            raise ConnectionLost(_reason(error), harmless=True, silent=silent) from error
+        reply = _Reply()
+        try:
+            while True:
+                code, data = self._receive()
+                if code == _DATA_ROW:
+                    reply.rows.append(_row(data, decoders))
+                elif code == _ROW_DESCRIPTION:
+                    reply.columns = _columns(data)
+                    decoders = [self._decoder(oid, kind) for oid, kind in reply.columns]
+                elif code != _READY_FOR_QUERY:
+                    reply.note(code, data)
+                else:
+                    break
+        except OSError as error:
+            raise reply.lost(error) from error
+        if reply.error is not None:
+            if why := _stale(reply.error):
+                raise ConnectionLost(f"{reply.error}: {why}", harmless=True) from reply.error
+            self._status = data
+            raise reply.error
+        self._status = data
+        return reply
 
-    @staticmethod
-    def _lost(error: DatabaseError, begun: bool) -> ConnectionLost:
-        # Before BindComplete nothing was carried out; messages come in order.
-        harmless = not begun and error.sqlstate in GOING_AWAY or _is_stale_plan(error)
-        lost = ConnectionLost(str(error), harmless=harmless)
-        lost.__cause__ = error
-        return lost
+    def _receive(self) -> tuple[int, bytes]:
+        """The next message: its code and its content."""
+        head = self._read(5)
+        if len(head) == 5:
+            length = _int.unpack_from(head, 1)[0] - 4
+            data = self._read(length) if length else b""
+            if len(data) == length:
+                return head[0], data
+        raise ConnectionResetError("the server has hung up")
+
+
+class _Reply:
+    """What the server has said to one message."""
+
+    __slots__ = ("begun", "columns", "error", "rows", "tag")
+
+    def __init__(self) -> None:
+        self.rows: list[list[Any]] = []
+        self.columns: list[tuple[int, int]] = []
+        """Type and format (1: binary) of each."""
+        self.tag = b""
+        self.error: DatabaseError | None = None
+        self.begun = False
+
+    def note(self, code: int, data: bytes) -> None:
+        """Take in a message that is no row."""
+        if code == _BIND_COMPLETE:
+            self.begun = True
+        elif code == _COMMAND_COMPLETE:
+            self.tag = data
+        elif code in (_ERROR, _NOTICE):
+            error = _error(data)
+            # A server that stops at once says farewell in a notice.
+            if self.error is None and (code == _ERROR or error.sqlstate in _LEAVING):
+                self.error = error
+
+    def lost(self, error: Exception) -> ConnectionLost:
+        """What it means that the server says no more."""
+        if self.error is None:
+            silent = isinstance(error, TimeoutError)
+            return ConnectionLost(_reason(error), harmless=False, silent=silent)
+        # Messages come in order: what was not bound was not carried out either. Other states are
+        # not to be relied upon, since a pooler speaks for a server that it has lost.
+        harmless = not self.begun and self.error.sqlstate in _LEAVING
+        return ConnectionLost(str(self.error), harmless=harmless)
+
+
+def _connect(
+    target: Target, timeout: float, parameters: dict[str, str]
+) -> pg8000.native.Connection:
+    try:
+        connection = pg8000.native.Connection(
+            user=target.user,
+            password=target.password,
+            host=None if target.socket else target.host,
+            port=target.port,
+            unix_sock=target.socket,
+            database=target.database,
+            ssl_context=target.tls(),
+            timeout=timeout,
+            application_name=target.application_name,
+            startup_params=parameters,
+        )
+    except Exception as error:
+        raise _connect_error(error, target) from error
+    if target.channel_binding == "require":
+        login = getattr(connection, "auth", None)
+        if login is None or not login.mechanism_name.endswith("-PLUS"):
+            connection.close()
+            raise ConnectError("the server offers no channel binding", passing=False)
+    return connection
+
+
+def _connect_error(error: Exception, target: Target) -> ConnectError:
+    """Why no connection was made. pg8000 takes leave of a server that has refused it, and where
+    that fails the refusal is only in the error's context."""
+    chain: list[BaseException] = [error]
+    while following := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(following)
+    for link in chain:
+        if isinstance(link, pg8000.native.DatabaseError):
+            refusal = DatabaseError(link.args[0])
+            passing = refusal.sqlstate in _LEAVING or refusal.sqlstate == _FULL
+            return ConnectError(str(refusal), passing=passing)
+    reason = ": ".join(map(_reason, chain))
+    if isinstance(error, AttributeError) and target.password is None:
+        return ConnectError("the server asks for a password", passing=False)
+    lasting = (ssl.SSLCertVerificationError, FileNotFoundError if not target.socket else ())
+    broken = str(error) == "network error" or isinstance(chain[-1], OSError)
+    passing = broken and not any(isinstance(link, lasting) for link in chain)
+    return ConnectError(reason, passing=passing)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _row(data: bytes, decoders: list[_Decoder]) -> list[Any]:
+    row: list[Any] = []
+    at = 2
+    for decode in decoders:
+        (size,) = _int.unpack_from(data, at)
+        at += 4
+        if size < 0:
+            row.append(None)
+        else:
+            row.append(decode(data[at : at + size]))
+            at += size
+    return row
 
 
 def _columns(data: bytes) -> list[tuple[int, int]]:
@@ -474,9 +468,13 @@ def _error(data: bytes) -> DatabaseError:
     return kinds.get(fields.get("C", ""), DatabaseError)(fields)
 
 
-def _is_stale_plan(error: DatabaseError) -> bool:
-    """Whether a new connection helps: the statement's table was migrated since it was prepared, a
-    pooler has put another server behind this connection, or the server has become a standby."""
-    if error.sqlstate == "0A000":
-        return error.fields.get("R") == "RevalidateCachedQuery"
-    return error.sqlstate in ("26000", "25006")
+def _stale(error: DatabaseError) -> str:
+    """Why another connection would not meet this error, "" where it would."""
+    if error.sqlstate in ("26000", "42P05"):
+        return (
+            "a pooler in transaction mode loses prepared statements:"
+            " OPENREGISTRY_DATABASE_PREPARE=false does without"
+        )
+    if error.sqlstate == "0A000" and error.fields.get("R") == "RevalidateCachedQuery":
+        return "a table has changed since the statement was prepared"
+    return "the server has become a standby" if error.sqlstate == "25006" else ""

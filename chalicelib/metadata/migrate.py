@@ -9,11 +9,12 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
+from chalicelib.http import Unavailable
 from chalicelib.metadata.database import Database, DatabaseError, Runner, Transaction
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_LOCK = 0x4F52_4547  # any number, the same for every release
+_LOCK = 0x4F52_4547  # any number, the same in every release
 _UNDEFINED_TABLE = "42P01"
 _SECONDS = 3600.0
 
@@ -24,29 +25,34 @@ class MigrationError(Exception):
 
 def migrate(url: str, directory: Path = MIGRATIONS) -> list[str]:
     """Apply what is missing, and give its names. Any number of processes may do this at once.
-    Raises ``MigrationError``, and ``Unavailable`` where Postgres does not answer."""
+    Raises ``MigrationError``, and ``ValueError`` for a URL that cannot be right."""
+    # Unprepared, since a pooler may stand in between; patient, since an index takes its time and
+    # another process may be at it.
     database = Database(url, pool=1, prepare=False, timeout=_SECONDS)
     try:
+        if current(database, directory):
+            return []
         return [
             file.name
-            for file in sorted(directory.glob("[0-9]*.sql"))
+            for file in _files(directory)
             if database.transaction(partial(_apply, file=file))
         ]
-    except DatabaseError as error:
-        raise MigrationError(f"Postgres refused a migration: {error}") from error
+    except (DatabaseError, Unavailable) as error:
+        reason = error.__cause__ if isinstance(error, Unavailable) else error
+        raise MigrationError(f"The database cannot be migrated: {reason or error}") from error
     finally:
         database.close()
 
 
-def current(database: Runner, directory: Path = MIGRATIONS) -> bool:
-    """Whether every migration of this release has been applied, for hosts that apply none."""
+def current(runner: Runner, directory: Path = MIGRATIONS) -> bool:
+    """Whether every migration of this release has been applied: for a host that applies none."""
     try:
-        applied = _applied(database)
+        applied = _applied(runner)
     except DatabaseError as error:
         if error.sqlstate == _UNDEFINED_TABLE:
             return False
         raise
-    return all(applied.get(file.name) == _checksum(file) for file in directory.glob("[0-9]*.sql"))
+    return all(applied.get(file.name) == _checksum(file) for file in _files(directory))
 
 
 def _apply(transaction: Transaction, file: Path) -> bool:
@@ -61,12 +67,12 @@ def _apply(transaction: Transaction, file: Path) -> bool:
         return False
     if known is not None:
         raise MigrationError(
-            f"{file.name} is not what was applied to this database: a migration must not be"
-            " edited; put the change into a new one"
+            f"{file.name} is not what was applied to this database. A migration is never edited:"
+            " restore the file, and put the change into a new one."
         )
     # A statement that waits for a table's lock makes everybody else wait behind it.
-    transaction.script("SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = 0")
-    transaction.script(file.read_text())
+    transaction.run("SET LOCAL lock_timeout = '5s'")
+    transaction.script(file.read_text(encoding="utf-8"))
     transaction.run(
         "INSERT INTO schema_migrations (name, checksum) VALUES (:name, :checksum)",
         name=file.name,
@@ -77,8 +83,12 @@ def _apply(transaction: Transaction, file: Path) -> bool:
 
 def _applied(runner: Runner) -> dict[str, bytes]:
     rows = runner.run("SELECT name, checksum FROM schema_migrations")
-    return {name: checksum for name, checksum in rows}
+    return {row[0]: row[1] for row in rows}
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[0-9]*.sql"))
 
 
 def _checksum(file: Path) -> bytes:
-    return hashlib.sha256(file.read_text().encode()).digest()
+    return hashlib.sha256(file.read_text(encoding="utf-8").encode()).digest()
