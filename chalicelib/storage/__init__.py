@@ -31,6 +31,15 @@ class NoSuchObject(StorageError):
     """There is no object at that key."""
 
 
+class Refused(StorageError):
+    """The storage service answered with an error that trying again does not mend. ``code`` is the
+    service's name for it."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ObjectTooLarge(StorageError):
     """The store cannot hold an object of that size under its settings: trying again is in vain."""
 

@@ -185,7 +185,9 @@ class FileWriter:
             self._store.settle(self._key, ".part", ".piece" if before else "")
         pieces = [*before, (name, self._size)]
         size = sum(size for _, size in pieces)
-        state = {"pieces": [list(piece) for piece in pieces]} if before else {}
+        state: dict[str, object] = {}
+        if before:
+            state["pieces"] = [[name, size] for name, size in pieces]
         return Staged(self._key, size, not before, state)
 
     def abort(self) -> None:

@@ -1,0 +1,194 @@
+"""Requests to S3, with retries and errors of our own.
+
+Loading this module loads botocore, which takes a while: ``chalicelib.storage.s3`` does so when it
+first needs a client.
+"""
+
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+)
+from botocore.exceptions import ConnectionError as NoConnection
+from botocore.parsers import ResponseParserError
+
+from chalicelib.storage import NoSuchObject, Refused, StorageError
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from types_boto3_s3 import S3Client
+
+    from chalicelib.storage.s3 import Bucket
+
+Answer = TypeVar("Answer", bound=Mapping[str, Any])
+
+ATTEMPTS = 5
+_PATIENCE = 40.0  # seconds after which no further attempt begins
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 20  # seconds of silence
+_CONNECTIONS = 64
+_PIECE = 256 << 10
+
+_TRANSIENT = (HTTPClientError, NoConnection, IncompleteReadError, ResponseParserError)
+_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
+_TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
+_TRANSIENT_CODES = {"OperationAborted", "RequestTimeout", "SlowDown"}
+
+_log = logging.getLogger(__name__)
+
+
+class Client:
+    """Sends requests to one bucket's service. ``s3`` has botocore's methods, which ``call`` calls.
+
+    Retries are made here, not there: a body in blocks must begin anew each time, and a retry must
+    end when its upload was given up.
+    """
+
+    def __init__(self, bucket: "Bucket", endpoint: str) -> None:
+        config = Config(
+            signature_version="s3v4",
+            s3={
+                "addressing_style": "path" if bucket.path_style else "auto",
+                # The registry verifies digests itself, so that one pass over the bytes is enough.
+                "payload_signing_enabled": False,
+            },
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # Bodies are blocks of memory, which would not pass.
+            parameter_validation=False,
+            retries={"total_max_attempts": 1},
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=_READ_TIMEOUT,
+            max_pool_connections=_CONNECTIONS,
+            tcp_keepalive=True,
+        )
+        client = botocore.session.Session().create_client(
+            "s3",
+            region_name=bucket.region or None,
+            endpoint_url=endpoint or None,
+            config=config,
+        )
+        self.s3 = cast("S3Client", client)
+
+    def call(
+        self,
+        method: Callable[..., Answer],
+        *,
+        attempts: int = ATTEMPTS,
+        abandoned: threading.Event | None = None,
+        **parameters: Any,
+    ) -> Answer:
+        """Send a request, and again while S3 is overloaded or out of reach, until ``abandoned``.
+        ``RetryAttempts`` among the answer's metadata says how often. Raises ``Refused`` and
+        ``StorageError``."""
+        began = time.monotonic()
+        for attempt in itertools.count(1):
+            try:
+                answer = method(**parameters)
+            except _ERRORS as error:
+                problem = _problem(error)
+                late = attempt == attempts or time.monotonic() - began > _PATIENCE
+                if late or isinstance(problem, Refused):
+                    raise problem from error
+                pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
+                pause *= random.uniform(0.5, 1)  # noqa: S311
+                _log.info("%s Attempt %d of %d; again in %.1f s", problem, attempt, attempts, pause)
+                if abandoned is None:
+                    time.sleep(pause)
+                elif abandoned.wait(pause):
+                    raise problem from error
+            else:
+                answer["ResponseMetadata"]["RetryAttempts"] = attempt - 1
+                return answer
+        raise AssertionError
+
+    def download(self, name: Mapping[str, Any], offset: int, length: int) -> "Download":
+        """Bytes of an object, one at least."""
+        return Download(self, name, offset, length)
+
+    def presign(self, method: str, name: Mapping[str, Any], seconds: int) -> str:
+        """A URL at which whoever has it may GET or HEAD an object."""
+        operation = "head_object" if method == "HEAD" else "get_object"
+        try:
+            return self.s3.generate_presigned_url(operation, Params=name, ExpiresIn=seconds)
+        except _ERRORS as error:
+            raise _problem(error) from error
+
+
+class Download:
+    """A ``Stream`` of a part of an object. A connection that breaks is followed by another, which
+    goes on where it broke."""
+
+    def __init__(self, client: Client, name: Mapping[str, Any], offset: int, length: int) -> None:
+        self._client = client
+        self._name = name
+        self._offset = offset
+        self._end = offset + length
+        self._body = self._open()
+
+    def __iter__(self) -> Iterator[bytes]:
+        failures = 0
+        while self._offset < self._end:
+            try:
+                piece = self._body.read(min(self._end - self._offset, _PIECE))
+            except _ERRORS as error:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise _problem(error) from error
+                _log.info("%s Going on at byte %d", _problem(error), self._offset)
+                self.close()
+                self._body = self._open()
+                continue
+            self._offset += len(piece)
+            yield piece
+        self.close()
+
+    def close(self) -> None:
+        self._body.close()
+
+    def _open(self) -> "StreamingBody":
+        try:
+            answer = self._client.call(
+                self._client.s3.get_object,
+                **self._name,
+                Range=f"bytes={self._offset}-{self._end - 1}",
+            )
+        except Refused as error:
+            if error.code == "NoSuchKey":
+                raise NoSuchObject(f"There is no object {self._name['Key']}.") from error
+            if error.code == "InvalidRange":
+                raise self._too_short() from error
+            raise
+        if answer["ContentLength"] != self._end - self._offset:
+            answer["Body"].close()
+            raise self._too_short()
+        return answer["Body"]
+
+    def _too_short(self) -> StorageError:
+        return StorageError(f"The object {self._name['Key']} is shorter than it should be.")
+
+
+def _problem(error: Exception) -> StorageError:
+    """What went wrong, as a sentence."""
+    if isinstance(error, ClientError):
+        answer = error.response
+        status = answer["ResponseMetadata"]["HTTPStatusCode"]
+        code, message = answer["Error"].get("Code", ""), answer["Error"].get("Message", "")
+        sentence = f"Object storage answered {error.operation_name} with {status} {code}: {message}"
+        if status in _TRANSIENT_STATUSES or code in _TRANSIENT_CODES:
+            return StorageError(sentence)
+        return Refused(sentence, code)
+    if isinstance(error, _TRANSIENT):
+        return StorageError(f"Object storage is out of reach: {error}")
+    return Refused(f"Object storage cannot be asked: {error}", type(error).__name__)

@@ -1,0 +1,281 @@
+"""Blobs in a bucket of any S3 service: parts, and one PutObject for what fits into one part.
+
+What a service need have: PutObject, GetObject with ``Range``, HeadObject, DeleteObject,
+ListObjectsV2, HeadBucket, multipart uploads with ListMultipartUploads, and presigned URLs. A key
+that lists the bucket must be allowed to (``s3:ListBucket``, ``s3:ListBucketMultipartUploads``), for
+without that AWS answers 403 about an object that is not there.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from chalicelib.http import Stream
+from chalicelib.storage import NoSuchObject, Refused, Staged
+from chalicelib.storage.multipart import Multipart, S3Writer, tail_of
+from chalicelib.storage.parts import Memory, Part
+
+if TYPE_CHECKING:
+    from chalicelib.storage.client import Client
+
+_THREADS = 16  # how many parts are on their way at once
+_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_CONTENT: dict[str, Any] = {"ContentType": "application/octet-stream"}
+_NONE = ("404", "NoSuchKey", "NotFound")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Where blobs are: a bucket, what its keys begin with, and how it is reached. Without an
+    ``endpoint`` it is AWS's; ``public_endpoint`` is where clients reach what the registry reaches
+    at ``endpoint``."""
+
+    name: str
+    prefix: str = ""
+    endpoint: str = ""
+    public_endpoint: str = ""
+    region: str = ""
+    path_style: bool = False
+
+    @classmethod
+    def parse(cls, name: str, path: str, parameters: dict[str, str]) -> Self:
+        """From the parts of an s3:// URL. Raises ``ValueError`` with the fault."""
+        if not _BUCKET.fullmatch(name):
+            raise ValueError("must name a bucket, like s3://my-bucket/prefix")
+        prefix = path.strip("/")
+        if not re.fullmatch(r"[A-Za-z0-9!_.*'()/-]*", prefix) or "//" in prefix:
+            raise ValueError(f"has a prefix that cannot be used: {prefix!r}")
+        for parameter in parameters:
+            if parameter not in ("endpoint", "public_endpoint", "region", "path_style"):
+                raise ValueError(
+                    f"has an unknown parameter {parameter!r}; those known are endpoint,"
+                    " public_endpoint, region and path_style"
+                )
+        endpoint = _endpoint(parameters, "endpoint")
+        region = parameters.get("region", "")
+        if not re.fullmatch(r"[a-z0-9-]*", region):
+            raise ValueError(f"has a region that cannot be one: {region!r}")
+        style = parameters.get("path_style", str(bool(endpoint))).lower()
+        if style not in ("true", "false"):
+            raise ValueError("has a path_style that is neither true nor false")
+        return cls(
+            name=name,
+            prefix=prefix and prefix + "/",
+            endpoint=endpoint,
+            public_endpoint=_endpoint(parameters, "public_endpoint"),
+            region=region or ("us-east-1" if endpoint else ""),
+            path_style=style == "true",
+        )
+
+
+def _endpoint(parameters: dict[str, str], name: str) -> str:
+    text = parameters.get(name, "")
+    if not text:
+        return ""
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError(f"has a {name} that is no URL like https://s3.example.org")
+    if "@" in url.netloc:
+        raise ValueError(f"has credentials in its {name}; the environment gives them")
+    try:
+        _ = url.port
+    except ValueError:
+        raise ValueError(f"has an {name} whose port is none") from None
+    return text.rstrip("/")
+
+
+class _Process:
+    """What one process has for its store: its connections, its threads, its memory for parts."""
+
+    def __init__(self, bucket: Bucket, part_memory: int) -> None:
+        from chalicelib.storage.client import Client
+
+        self.id = os.getpid()
+        self.memory = Memory(part_memory)
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="parts")
+        self.client = Client(bucket, bucket.endpoint)
+        public = bucket.public_endpoint
+        same = public in ("", bucket.endpoint)
+        self.public_client = self.client if same else Client(bucket, public)
+
+
+class S3Store:
+    """``ObjectStore`` in a bucket. Credentials come as AWS's tools find them: environment,
+    profile, role."""
+
+    name = "s3"
+
+    def __init__(self, bucket: Bucket, part_size: int, part_memory: int) -> None:
+        self._bucket = bucket
+        self.part_size = part_size
+        self._part_memory = part_memory
+        self._lock = threading.Lock()
+        self._made: _Process | None = None
+
+    @property
+    def process(self) -> _Process:
+        """Made at first use, and made anew in a process that was forked."""
+        made = self._made
+        if made is None or made.id != os.getpid():
+            with self._lock:
+                made = self._made
+                if made is None or made.id != os.getpid():
+                    made = self._made = _Process(self._bucket, self._part_memory)
+        return made
+
+    @property
+    def client(self) -> "Client":
+        """The client of this process."""
+        return self.process.client
+
+    def writer(self, staged: Staged | None, key: str, reserve: Callable[[int], int]) -> "S3Writer":
+        return S3Writer(self, staged, key, reserve)
+
+    def complete(self, staged: Staged) -> None:
+        if staged.whole:
+            return
+        multipart = Multipart.of(staged)
+        try:
+            self.client.call(
+                self.client.s3.complete_multipart_upload,
+                **self.address(staged.key),
+                UploadId=multipart.id,
+                MultipartUpload={
+                    "Parts": [
+                        {"PartNumber": number, "ETag": tag} for number, tag in multipart.listed()
+                    ]
+                },
+            )
+        except Refused:
+            if self.size(staged.key) != staged.size:
+                raise
+
+    def discard(self, key: str) -> None:
+        self.end_multiparts(key)
+        self.delete([key, tail_of(key)])
+
+    def discard_leftovers(self, key: str) -> None:
+        self.delete([tail_of(key)])
+
+    def size(self, key: str) -> int | None:
+        try:
+            return self.client.call(self.client.s3.head_object, **self.address(key))[
+                "ContentLength"
+            ]
+        except Refused as error:
+            if error.code in _NONE:
+                return None
+            raise
+
+    def read(self, key: str, offset: int, length: int) -> Stream:
+        if length:
+            return self.client.download(self.address(key), offset, length)
+        if self.size(key) is None:
+            raise NoSuchObject(f"There is no object {key}.")
+        return Nothing()
+
+    def presign(self, method: str, key: str, seconds: int) -> str:
+        return self.process.public_client.presign(method, self.address(key), seconds)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        # DeleteObjects would do it in one request, but not every service has it, nor agrees on
+        # the checksum that it wants.
+        for key in keys:
+            try:
+                self.client.call(self.client.s3.delete_object, **self.address(key))
+            except Refused as error:
+                if error.code not in _NONE:
+                    raise
+
+    def list(self, after: str = "") -> Iterator[tuple[str, int, float]]:
+        prefix = self._bucket.prefix
+        where: dict[str, Any] = {
+            "Bucket": self._bucket.name,
+            "Prefix": prefix,
+            "StartAfter": prefix + after,
+        }
+        while True:
+            page = self.client.call(self.client.s3.list_objects_v2, **where)
+            for found in page.get("Contents", ()):
+                key = found["Key"].removeprefix(prefix)
+                if key > after and _KEY.fullmatch(key):
+                    yield key, found["Size"], found["LastModified"].timestamp()
+            if not page["IsTruncated"]:
+                return
+            where["ContinuationToken"] = page["NextContinuationToken"]
+
+    def check(self) -> None:
+        self.client.call(self.client.s3.head_bucket, attempts=2, Bucket=self._bucket.name)
+
+    def address(self, key: str) -> dict[str, Any]:
+        """What names the object of a key in a request."""
+        return {"Bucket": self._bucket.name, "Key": self._bucket.prefix + key}
+
+    def put(self, key: str, part: Part | None, abandoned: threading.Event) -> None:
+        """Make an object of a part's bytes, or an empty one."""
+        self.client.call(
+            self.client.s3.put_object,
+            abandoned=abandoned,
+            **self.address(key),
+            **_CONTENT,
+            Body=b"" if part is None else part,
+            ContentLength=0 if part is None else part.size,
+        )
+
+    def begin_multipart(self, key: str, abandoned: threading.Event) -> str:
+        """Begin a multipart upload, the only one at this key, and give its id."""
+        begun = self.client.call(
+            self.client.s3.create_multipart_upload,
+            abandoned=abandoned,
+            **self.address(key),
+            **_CONTENT,
+        )
+        if begun["ResponseMetadata"]["RetryAttempts"]:
+            self.end_multiparts(key, but=begun["UploadId"])
+        return begun["UploadId"]
+
+    def upload_part(
+        self, key: str, upload_id: str, number: int, part: Part, abandoned: threading.Event
+    ) -> str:
+        """Send one part of a multipart upload, and give its ETag."""
+        return self.client.call(
+            self.client.s3.upload_part,
+            abandoned=abandoned,
+            **self.address(key),
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=part,
+            ContentLength=part.size,
+        )["ETag"]
+
+    def end_multiparts(self, key: str, but: str = "") -> None:
+        """Abort multipart uploads at a key, and so remove their parts."""
+        address = self.address(key)
+        page = self.client.call(
+            self.client.s3.list_multipart_uploads, Bucket=address["Bucket"], Prefix=address["Key"]
+        )
+        for found in page.get("Uploads", ()):
+            if found["Key"] == address["Key"] and found["UploadId"] != but:
+                try:
+                    self.client.call(
+                        self.client.s3.abort_multipart_upload, **address, UploadId=found["UploadId"]
+                    )
+                except Refused as error:
+                    if error.code != "NoSuchUpload":
+                        raise
+
+
+class Nothing:
+    """The ``Stream`` of no bytes."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())
+
+    def close(self) -> None:
+        """Nothing is held."""
