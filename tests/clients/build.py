@@ -1,8 +1,8 @@
-"""Build the Go clients that the tests drive, from the modules in go/: `make clients`.
+"""Build the Go clients that the tests drive, from the module in go/: `make clients`.
 
-Each program is built once for each state of its module (go.mod, go.sum) and kept in
+Each program is built once for each state of go.mod and go.sum and kept in
 ~/.cache/openregistry/clients, or in the directory that OPENREGISTRY_TEST_CLIENTS names. To take a
-newer client: `go get -tool PACKAGE@VERSION` in its module's folder, and commit go.mod and go.sum.
+newer client: `go get -tool PACKAGE@VERSION` in go/, and commit go.mod and go.sum.
 """
 
 import argparse
@@ -20,17 +20,15 @@ DIRECTORY = Path(
 )
 """Where the built programs are."""
 
-MODULES = Path(__file__).parent / "go"
+MODULE = Path(__file__).parent / "go"
 
 
 @dataclass(frozen=True)
 class Client:
-    """A Go program: its package, the folder of the module that pins it, and its build tags."""
+    """A Go program and the package that it is built from."""
 
     name: str
     package: str
-    module: Path = MODULES
-    tags: str = ""
 
     @property
     def program(self) -> Path:
@@ -40,9 +38,8 @@ class Client:
     @property
     def key(self) -> str:
         """Changes whenever the program has to be built again."""
-        parts = [(self.module / name).read_bytes() for name in ("go.mod", "go.sum")]
-        parts += [self.package.encode(), self.tags.encode()]
-        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+        parts = [(MODULE / name).read_bytes() for name in ("go.mod", "go.sum")]
+        return hashlib.sha256(b"\0".join([*parts, self.package.encode()])).hexdigest()
 
     @property
     def key_file(self) -> Path:
@@ -64,11 +61,10 @@ class Client:
         Raises CalledProcessError, or TimeoutExpired when the time is over.
         """
         new = DIRECTORY / f".{self.name}.new"
-        tags = f"-tags={self.tags}"
-        command = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", tags]
+        options = ["-trimpath", "-buildvcs=false", "-ldflags=-s -w", f"-o={new}"]
         subprocess.run(
-            [*command, "-o", str(new), self.package],
-            cwd=self.module,
+            ["go", "build", *options, self.package],
+            cwd=MODULE,
             env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
             timeout=within,
             check=True,
@@ -90,7 +86,6 @@ CLIENTS = (
     Client("cosign", "github.com/sigstore/cosign/v3/cmd/cosign"),
     Client("buildctl", "github.com/moby/buildkit/cmd/buildctl"),
     Client("buildkitd", "github.com/moby/buildkit/cmd/buildkitd"),
-    Client("zb", "zotregistry.io/zot/cmd/zb", MODULES / "zb", "containers_image_openpgp"),
 )
 
 
