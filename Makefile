@@ -47,6 +47,11 @@ conformance: $(VENV)/.installed-tests ## run the specification's conformance pro
 bench: $(VENV)/.installed-tests ## measure this registry and Debian's docker-registry on this machine
 	$(BIN)/python -m tests.bench $(ARGS)
 
+package: $(VENV)/.installed-tests ## make the stack for AWS: .chalice/deployments/prod/sam.yaml and its zip
+	AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(BIN)/chalice package --stage prod \
+		--template-format yaml --merge-template .chalice/resources.yaml .chalice/deployments/prod
+	$(BIN)/python .chalice/precompile.py .chalice/deployments/prod/deployment.zip
+
 format: $(VENV)/.installed-lint ## put the code into the house's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

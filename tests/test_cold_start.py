@@ -45,15 +45,12 @@ def test_importing_the_functions_loads_only_what_each_start_needs() -> None:
 
 
 def test_the_import_keeps_to_its_budget() -> None:
-    """The best of five, since other programs may keep the machine busy."""
-    times = []
-    for _ in range(5):
-        report = _python("-X", "importtime", "-c", IMPORT).stderr
-        [line] = [line for line in report.splitlines() if line.endswith("| app")]
-        times.append(int(line.split("|")[1]) / 1e6)
-        if times[-1] < BUDGET:
-            return
-    raise AssertionError(f"`import app` took {min(times):.3f} s, and may take {BUDGET} s")
+    """In processor time, and the best of five: other programs may keep the machine busy."""
+    script = f"import time; {IMPORT}; print(time.process_time())"
+    times: list[float] = []
+    while len(times) < 5 and min(times, default=1.0) > BUDGET:
+        times.append(float(_python("-c", script).stdout))
+    assert min(times) < BUDGET, f"`import app` took {min(times):.3f} s, and may take {BUDGET} s"
 
 
 def _python(*arguments: str) -> "subprocess.CompletedProcess[str]":

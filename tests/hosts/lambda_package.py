@@ -1,6 +1,7 @@
 """The stack as `chalice package` makes it, without asking for anything from outside."""
 
 import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def package(directory: Path, *, packages: bool = False, htpasswd: Path | None = 
         directory / "out",
         AWS_DEFAULT_REGION="us-east-1",
     )
+    run(sys.executable, ROOT / ".chalice" / "precompile.py", directory / "out" / "deployment.zip")
     return yaml.safe_load((directory / "out" / "sam.yaml").read_text())
 
 

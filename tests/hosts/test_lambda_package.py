@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_the_package_holds_the_code_and_the_migrations(template: Any, out: Path)
         names = set(file.namelist())
     assert {"app.py", "chalicelib/endpoints.py", "chalice/app.py"} <= names
     assert any(name.startswith("chalicelib/metadata/migrations/") for name in names)
+
+
+def test_every_module_is_compiled(template: Any, out: Path) -> None:
+    with zipfile.ZipFile(out / "out" / "deployment.zip") as file:
+        modules = [Path(name) for name in file.namelist() if name.endswith(".py")]
+        for module in modules:
+            compiled = file.read(cache_from_source(str(module)))
+            assert compiled[:4] == MAGIC_NUMBER
+            unchecked = (1).to_bytes(4, "little")  # PEP 552
+            assert compiled[4:8] == unchecked, module
 
 
 def test_bodies_are_binary(template: Any) -> None:
