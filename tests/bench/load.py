@@ -176,7 +176,7 @@ class _Exchange:
 
     def _body(self) -> bytes | None:
         if self.chunked:
-            return _dechunk(self.data) if self.data.endswith(b"0\r\n\r\n") else None
+            return dechunk(self.data) if self.data.endswith(b"0\r\n\r\n") else None
         if self.request.keep:
             return self.data if len(self.data) == self.left else None
         self.left -= len(self.data)
@@ -352,7 +352,7 @@ def run(
     return _Loop(address, work, seconds).run(connections)
 
 
-def _dechunk(data: bytes) -> bytes | None:
+def dechunk(data: bytes) -> bytes | None:
     """The body of a whole chunked message (RFC 9112, section 7.1), or None when it goes on."""
     pieces: list[bytes] = []
     at = 0

@@ -44,10 +44,10 @@ class Row:
     def met(self) -> bool | None:
         """Whether the target is reached; None when there is none, or nothing to compare."""
         target = self.workload.targets.get(self.storage)
-        ours = self.value(OURS)
-        if target is None or ours is None:
+        if target is None or not self.runs.get(OURS):
             return None
-        return target.met(ours, self.value(PEER))
+        ours = self.value(OURS)
+        return False if ours is None else target.met(ours, self.value(PEER))
 
     def errors(self, side: str) -> list[str]:
         """What went wrong on a side."""
