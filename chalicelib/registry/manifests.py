@@ -1,6 +1,7 @@
 """Manifests (OCI Distribution 1.1, "Pulling manifests", "Pushing Manifests", "Deleting")."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from chalicelib import digests
 from chalicelib.context import Context
@@ -73,12 +74,15 @@ def put(context: Context, request: Request) -> Response:
 
     def work(transaction: Transaction) -> list[str]:
         repository_id = repositories.ensure(transaction, repository)
-        there = blobs.linked(transaction, repository_id, sorted(record.blobs))
+        there = blobs.linked(transaction, repository_id, sorted(record.blobs | record.children))
         children = manifests.existing(transaction, repository_id, sorted(record.children))
+        # BuildKit keeps a cache as an index whose "manifests" are layers.
+        layers = record.children & there.keys() - children
         if not context.settings.sparse_manifests:
             _refuse_missing(_digests(document.blobs) - there.keys(), "blob")
-            _refuse_missing(record.children - children, "manifest")
-        manifests.add(transaction, repository_id, record, frozenset(there), frozenset(children))
+            _refuse_missing(record.children - children - layers, "manifest")
+        kept = replace(record, blobs=record.blobs | layers, children=record.children - layers)
+        manifests.add(transaction, repository_id, kept, frozenset(there), frozenset(children))
         for name in sorted(names):
             tags.move(transaction, repository_id, name, digest, request.subject)
         return [

@@ -312,6 +312,19 @@ def test_a_child_is_not_deleted_from_under_an_index(client: Client, repository: 
         assert client.request("DELETE", f"/v2/{repository}/manifests/{digest}").status == 202
 
 
+def test_an_index_may_name_blobs(client: Client, repository: str) -> None:
+    """BuildKit keeps its cache so; they are held as an image's layers are."""
+    layer = Content(LAYER, b"layer")
+    push_blob(client, repository, layer.data)
+    index = document(INDEX, manifests=[layer.descriptor])
+    assert push_manifest(client, repository, index, "cache").status == 201
+    blob = f"/v2/{repository}/blobs/{layer.digest}"
+    answer = client.request("DELETE", blob)
+    assert (answer.status, answer.code) == (405, "UNSUPPORTED")
+    client.request("DELETE", f"/v2/{repository}/manifests/{index.digest}")
+    assert client.request("DELETE", blob).status == 202
+
+
 def test_a_blob_is_not_deleted_from_under_a_manifest(client: Client, repository: str) -> None:
     manifest = image_of(client, repository)
     push_manifest(client, repository, manifest, "latest")
