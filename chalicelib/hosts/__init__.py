@@ -26,12 +26,16 @@ def build_context(
         raise SettingsError(
             "OPENREGISTRY_DATABASE_URL", "is needed here: only `serve` runs a Postgres of its own"
         )
+    try:
+        database = Database(
+            settings.database_url, pool=settings.database_pool, prepare=settings.database_prepare
+        )
+    except ValueError as error:
+        raise SettingsError("OPENREGISTRY_DATABASE_URL", str(error)) from None
     return Context(
         settings=settings,
         access=choose_access(settings, exposed=exposed),
-        database=Database(
-            settings.database_url, pool=settings.database_pool, prepare=settings.database_prepare
-        ),
+        database=database,
         store=open_store(settings),
         capabilities=Capabilities(secret_key(settings), settings.upload_expiry),
         head_by_redirect=head_by_redirect,

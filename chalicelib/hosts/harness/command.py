@@ -61,8 +61,8 @@ def serve(_options: argparse.Namespace) -> int:
         count = settings.workers or min(os.cpu_count() or 1, MOST_WORKERS)
         try:
             if not settings.database_url:
-                embedded = Embedded(settings.data_dir / "postgres")
-                settings = replace(settings, database_url=stack.enter_context(embedded))
+                embedded = stack.enter_context(Embedded(settings.data_dir / "postgres"))
+                settings = replace(settings, database_url=embedded.url)
             for name in migrate(settings.database_url):
                 _log.info("applied migration %s", name)
             # PART_MEMORY is for all workers together.
