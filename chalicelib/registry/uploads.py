@@ -21,6 +21,7 @@ from chalicelib.http import (
     DigestInvalid,
     Piece,
     Receiver,
+    RegistryError,
     Request,
     Response,
     SizeInvalid,
@@ -120,6 +121,8 @@ class _Body:
         self._length = 0
         self._hash = _resume(upload, digest)
         self._renewed = time.monotonic()
+        self._key = key
+        self._lost = False
         self._writer: Writer = context.store.writer(upload.staged, key, self._reserve)
 
     def feed(self, pieces: Sequence[Piece]) -> None:
@@ -142,14 +145,18 @@ class _Body:
             _verify(self._hash, self._digest)
             with self._unless_overtaken():
                 staged = self._writer.close(final=True)
-            return _commit(context, self._request, upload, self._digest, staged, self._hash)
+            try:
+                return _commit(context, self._request, upload, self._digest, staged, self._hash)
+            except (UploadInvalid, UploadUnknown):
+                self._lost = True
+                raise
         with self._unless_overtaken():
             staged = self._writer.close(final=False)
         state = None if self._hash is None else self._hash.suspend()
         if not uploads.save(
             context.database, upload, staged.size, state, staged, _lifetime(context)
         ):
-            raise _overtaken(context, self._request, upload)
+            raise self._overtaken()
         headers = _progress(
             context, upload.repository, upload.id, self._request.subject, staged.size
         )
@@ -157,6 +164,9 @@ class _Body:
 
     def abort(self) -> None:
         self._writer.abort()
+        if self._lost:
+            # Whoever took the upload over may have cleared it away already.
+            self._context.store.discard(self._key)
 
     @contextmanager
     def _unless_overtaken(self) -> Iterator[None]:
@@ -166,13 +176,17 @@ class _Body:
             yield
         except StorageError as error:
             if self._reserved(0) is None:
-                raise _overtaken(self._context, self._request, self._upload) from error
+                raise self._overtaken() from error
             raise
+
+    def _overtaken(self) -> RegistryError:
+        self._lost = True
+        return _overtaken(self._context, self._request, self._upload)
 
     def _reserve(self, count: int) -> int:
         first = self._reserved(count)
         if first is None:
-            raise _overtaken(self._context, self._request, self._upload)
+            raise self._overtaken()
         return first
 
     def _reserved(self, count: int) -> int | None:
