@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
@@ -14,7 +15,12 @@ import pytest
 from tests.servers import DOCKER, S3, DockerEngine, Postgres, Registry, Server, stopping
 from tests.witness import Witness
 
-pytest_plugins = ["tests.contexts"]
+pytest_plugins = ["tests.contexts", "tests.hosts.lambda_registry"]
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end the tests as Ctrl-C does: servers are stopped before pytest ends."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
