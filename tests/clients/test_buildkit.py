@@ -95,12 +95,12 @@ def build(buildctl: Run, context: Path, name: str, *options: str) -> tuple[str, 
 
 
 def test_push(buildctl: Run, registry: Registry, context: Path, tmp_path: Path) -> None:
-    name = f"{registry.host}/buildkit/push:1"
-    digest, cached = build(buildctl, context, name)
+    repository = f"{registry.host}/buildkit/push"
+    digest, cached = build(buildctl, context, f"{repository}:1")
     assert not cached
     crane = client("crane", tmp_path)
-    assert crane("digest", name).strip() == digest
-    crane("validate", "--remote", name)
+    assert crane("digest", f"{repository}:1").strip() == digest
+    crane("validate", "--remote", f"{repository}@{digest}")
 
 
 @pytest.mark.parametrize("kind", ["image", "index"])

@@ -66,11 +66,12 @@ class Report:
     not_passed: Sequence[Check]
 
     def __str__(self) -> str:
-        names = "\n".join(f"- {check}" for check in self.not_passed)
-        exchanges = "\n\n".join(f"{check}\n{check.exchange}" for check in self.not_passed[:5])
+        shown = self.not_passed[:60]
+        names = "\n".join(f"- {check}" for check in shown)
+        exchanges = "\n\n".join(f"{check}\n{check.exchange}" for check in shown[:5])
         return (
-            f"{self.passed} passed, {len(self.not_passed)} not:\n{names}\n\n"
-            f"The first of them with their requests and responses:\n\n{exchanges}"
+            f"{self.passed} passed, {len(self.not_passed)} not; the first {len(shown)}:\n{names}"
+            f"\n\nThe first of them with their requests and responses:\n\n{exchanges}"
         )
 
 
