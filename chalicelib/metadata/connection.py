@@ -29,6 +29,8 @@ _LEAVING = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 """The server stops, crashed, starts up, or has ended an idle session or an idle transaction."""
 _FULL = "53300"
 
+_POOLER = ": is this a pooler in transaction mode? Then set OPENREGISTRY_DATABASE_PREPARE=false"
+
 _CONNECT_SECONDS = 5.0
 _MOST_STATEMENTS = 256
 _BYTEA = 17
@@ -334,7 +336,7 @@ class Connection:
             raise reply.lost(error) from error
         if reply.error is not None:
             if why := _stale(reply.error):
-                raise ConnectionLost(f"{reply.error}: {why}", harmless=True) from reply.error
+                raise ConnectionLost(f"{reply.error}{why}", harmless=True) from reply.error
             self._status = data
             raise reply.error
         self._status = data
@@ -423,7 +425,8 @@ def _connect_error(error: Exception, target: Target) -> ConnectError:
         if isinstance(link, pg8000.native.DatabaseError):
             refusal = DatabaseError(link.args[0])
             passing = refusal.sqlstate in _LEAVING or refusal.sqlstate == _FULL
-            return ConnectError(str(refusal), passing=passing)
+            unknown = refusal.sqlstate == "08P01"  # what PgBouncer says to our parameters
+            return ConnectError(f"{refusal}{_POOLER if unknown else ''}", passing=passing)
     reason = ": ".join(map(_reason, chain))
     if isinstance(error, AttributeError) and target.password is None:
         return ConnectError("the server asks for a password", passing=False)
@@ -471,10 +474,7 @@ def _error(data: bytes) -> DatabaseError:
 def _stale(error: DatabaseError) -> str:
     """Why another connection would not meet this error, "" where it would."""
     if error.sqlstate in ("26000", "42P05"):
-        return (
-            "a pooler in transaction mode loses prepared statements:"
-            " OPENREGISTRY_DATABASE_PREPARE=false does without"
-        )
+        return _POOLER
     if error.sqlstate == "0A000" and error.fields.get("R") == "RevalidateCachedQuery":
-        return "a table has changed since the statement was prepared"
-    return "the server has become a standby" if error.sqlstate == "25006" else ""
+        return ": a table has changed since the statement was prepared"
+    return ": the server has become a standby" if error.sqlstate == "25006" else ""

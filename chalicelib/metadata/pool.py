@@ -124,13 +124,13 @@ class Pool:
 
     def _connect(self) -> Connection:
         while True:
+            began = time.monotonic()
             try:
                 connection = Connection(self._target, prepare=self._prepare, timeout=self._timeout)
             except ConnectError as error:
-                now = time.monotonic()
-                if not self._outage or now - self._outage > _OUTAGE:
-                    self._outage = now
-                if not error.passing or now - self._outage > _PATIENCE:
+                if not self._outage or began - self._outage > _OUTAGE:
+                    self._outage = began
+                if not error.passing or time.monotonic() - self._outage > _PATIENCE:
                     raise
                 time.sleep(random.uniform(0.05, 0.2))  # noqa: S311
             else:
