@@ -301,11 +301,11 @@ def variable(setting: "Field[Any]") -> str:
 
 def strangers(environ: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each variable that looks like a setting and is none: a slip of the pen."""
-    known = [variable(each) for each in fields(Settings)]
+    known = [each.name.upper() for each in fields(Settings)]
     for name in environ:
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            yield f"{name} is not a setting" + (f"; {near[0]} is" if near else "")
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known:
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=1)
+            yield f"{name} is not a setting" + (f"; {PREFIX}{near[0]} is" if near else "")
 
 
 def secret_key(settings: Settings) -> str:

@@ -1,0 +1,208 @@
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from chalicelib.settings import (
+    Address,
+    Settings,
+    SettingsError,
+    is_loopback,
+    secret_key,
+    strangers,
+)
+
+SECRET = "s" * 20
+
+
+def of(**values: str) -> Settings:
+    return Settings.from_environment({f"OPENREGISTRY_{name}": v for name, v in values.items()})
+
+
+def test_defaults() -> None:
+    settings = of()
+    assert settings.listen == Address("127.0.0.1", 5000)
+    assert settings.data_dir == Path(".data").absolute()
+    assert settings.database_url == settings.storage_url == settings.secret_key == ""
+    assert settings.part_size == 8 << 20
+    assert settings.manifest_limit == 4 << 20
+    assert settings.body_timeout == 60
+    assert settings.downloads == "redirect"
+    assert settings.database_prepare
+    assert not settings.sparse_manifests
+    assert not settings.exposed
+    assert settings == Settings()
+
+
+def test_an_empty_value_is_none() -> None:
+    assert of(LISTEN="", PART_SIZE=" ", SPARSE_MANIFESTS="") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("LISTEN", "0.0.0.0:80", Address("0.0.0.0", 80)),
+        ("LISTEN", ":5000", Address("0.0.0.0", 5000)),
+        ("LISTEN", "[::1]:0", Address("::1", 0)),
+        ("LISTEN", "localhost:5000", Address("localhost", 5000)),
+        ("DATA_DIR", "/srv/registry", Path("/srv/registry")),
+        ("DATA_DIR", "there", Path("there").absolute()),
+        ("DATA_DIR", "~/there", Path.home() / "there"),
+        ("DATABASE_URL", "postgresql://u:p@h/d", "postgresql://u:p@h/d"),
+        ("STORAGE_URL", "s3://bucket/prefix?region=x", "s3://bucket/prefix?region=x"),
+        ("PUBLIC_URL", "https://r.example.org/", "https://r.example.org"),
+        ("UPLOAD_URL", "http://r.example.org:8080", "http://r.example.org:8080"),
+        ("SPARSE_MANIFESTS", "TRUE", True),
+        ("SPARSE_MANIFESTS", "0", False),
+        ("DOWNLOADS", "Stream", "stream"),
+        ("PART_SIZE", "16777216", 16 << 20),
+        ("PART_SIZE", "16MiB", 16 << 20),
+        ("PART_MEMORY", "1 GiB", 1 << 30),
+        ("BODY_TIMEOUT", "90", 90),
+        ("UPLOAD_EXPIRY", "2h", 7200),
+        ("SHUTDOWN_TIMEOUT", "0", 0),
+        ("WORKERS", "4", 4),
+        ("LOG_LEVEL", "WARNING", "warning"),
+    ],
+)
+def test_values(name: str, text: str, value: object) -> None:
+    assert getattr(of(**{name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("LISTEN", "5000", "must be host:port"),
+        ("LISTEN", "host:", "must be host:port"),
+        ("LISTEN", "host:70000", "must be host:port"),
+        ("LISTEN", "host:²", "must be host:port"),
+        ("LISTEN", "::1:5000", "brackets"),
+        ("DATABASE_URL", "mysql://h/d", "must begin with postgresql://"),
+        ("STORAGE_URL", "/srv/blobs", "must begin with file:// or s3://"),
+        ("PUBLIC_URL", "registry.example.org", "must be a URL"),
+        ("PUBLIC_URL", "https://example.org/registry", "a scheme and a host alone"),
+        ("PUBLIC_URL", "https://u:p@example.org", "a scheme and a host alone"),
+        ("UPLOAD_URL", "https://example.org:port", "port"),
+        ("SECRET_KEY", "short", "16 characters"),
+        ("SPARSE_MANIFESTS", "maybe", "true or false"),
+        ("DOWNLOADS", "proxy", "must be one of redirect, stream"),
+        ("PART_SIZE", "4MiB", "must be from 5242880"),
+        ("PART_SIZE", "8 apples", "a number of bytes"),
+        ("PART_SIZE", "-1", "a number of bytes"),
+        ("BODY_TIMEOUT", "soon", "a number of seconds"),
+        ("BODY_TIMEOUT", "0", "must be from 1"),
+        ("WORKERS", "1.5", "a whole number"),
+        ("WORKERS", "9" * 40, "a whole number"),
+        ("LOG_LEVEL", "loud", "must be one of"),
+    ],
+)
+def test_wrong_values(name: str, text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence) as error:
+        of(**{name: text})
+    assert error.value.name == f"OPENREGISTRY_{name}"
+    assert str(error.value).startswith(f"OPENREGISTRY_{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("SECRET_KEY", "tell"), ("DATABASE_URL", "mysql://user:tell@host/")]
+)
+def test_a_wrong_secret_is_not_repeated(name: str, text: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        of(**{name: text})
+    assert "tell" not in str(error.value)
+
+
+def test_tls_takes_both() -> None:
+    with pytest.raises(SettingsError, match="OPENREGISTRY_TLS_KEY: is needed too"):
+        of(TLS_CERTIFICATE="/cert.pem")
+    with pytest.raises(SettingsError, match="OPENREGISTRY_TLS_CERTIFICATE: is needed too"):
+        of(TLS_KEY="/key.pem")
+
+
+@pytest.mark.parametrize(
+    ("values", "exposed"),
+    [
+        ({"LISTEN": "127.0.0.1:1"}, False),
+        ({"LISTEN": "127.1.2.3:1"}, False),
+        ({"LISTEN": "[::1]:1"}, False),
+        ({"LISTEN": "localhost:1"}, False),
+        ({"LISTEN": "0.0.0.0:1"}, True),
+        ({"LISTEN": ":1"}, True),
+        ({"LISTEN": "[::]:1"}, True),
+        ({"LISTEN": "10.0.0.1:1"}, True),
+        ({"LISTEN": "registry.example.org:1"}, True),
+        ({"PUBLIC_URL": "http://localhost:5000"}, False),
+        ({"PUBLIC_URL": "http://[::1]:5000"}, False),
+        ({"PUBLIC_URL": "https://registry.example.org"}, True),
+        ({"PUBLIC_URL": "https://localhost.example.org"}, True),
+        ({"UPLOAD_URL": "https://10.0.0.1"}, True),
+    ],
+)
+def test_exposed(values: dict[str, str], exposed: bool) -> None:
+    assert of(**values).exposed is exposed
+
+
+def test_is_loopback() -> None:
+    assert is_loopback("LOCALHOST")
+    assert is_loopback("a.localhost")
+    assert not is_loopback("")
+    assert not is_loopback("127.0.0.1.example.org")
+
+
+def test_secrets_are_masked() -> None:
+    settings = of(
+        SECRET_KEY=SECRET,
+        DATABASE_URL=f"postgresql://user:{SECRET}@host:5/d?sslmode=require&password={SECRET}",
+        STORAGE_URL=f"s3://bucket?endpoint=http://e&secret_key={SECRET}",
+    )
+    assert SECRET not in repr(settings)
+    shown = {name: value for name, value, _ in settings.shown()}
+    assert SECRET not in str(shown)
+    assert shown["OPENREGISTRY_SECRET_KEY"] == "***"
+    assert shown["OPENREGISTRY_DATABASE_URL"].startswith("postgresql://user:***@host:5/d?sslmode=")
+    assert shown["OPENREGISTRY_STORAGE_URL"].startswith("s3://bucket?endpoint=http://e")
+    assert shown["OPENREGISTRY_LISTEN"] == "127.0.0.1:5000"
+    assert shown["OPENREGISTRY_DATABASE_PREPARE"] == "true"
+    assert shown["OPENREGISTRY_WORKERS"] == "0"
+    assert shown["OPENREGISTRY_PUBLIC_URL"] == ""
+
+
+def test_each_setting_is_explained() -> None:
+    assert all(text for _, _, text in Settings().shown())
+
+
+def test_strangers() -> None:
+    environ = {"OPENREGISTRY_DATADIR": "x", "OPENREGISTRY_LISTEN": "x", "PATH": "x"}
+    assert list(strangers(environ)) == [
+        "OPENREGISTRY_DATADIR is not a setting; OPENREGISTRY_DATA_DIR is"
+    ]
+    assert list(strangers({"OPENREGISTRY_X": ""})) == ["OPENREGISTRY_X is not a setting"]
+
+
+def test_secret_key_that_is_set(tmp_path: Path) -> None:
+    assert secret_key(Settings(secret_key=SECRET, data_dir=tmp_path / "none")) == SECRET
+    assert not (tmp_path / "none").exists()
+
+
+def test_secret_key_is_made_once(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "new" / "data")
+    with ThreadPoolExecutor(8) as threads:
+        keys = set(threads.map(lambda _: secret_key(settings), range(32)))
+    [key] = keys
+    assert len(key) >= 32
+    [file] = settings.data_dir.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert secret_key(settings) == key
+
+
+def test_secret_key_with_an_unusable_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="OPENREGISTRY_SECRET_KEY: is not set"):
+        secret_key(Settings(data_dir=tmp_path / "file"))
+
+
+def test_from_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "OPENREGISTRY_WORKERS", "3")
+    assert Settings.from_environment().workers == 3
