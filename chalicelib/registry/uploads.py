@@ -321,10 +321,14 @@ def _reread(context: Context, upload: Upload, digest: bytes, staged: Staged) -> 
 
 
 def _after_another(context: Context, request: Request, upload: Upload, digest: bytes) -> Response:
-    """The answer to a commit that found the upload ended or taken over by another request."""
+    """The answer to a commit that found the upload ended or taken over by another request. What
+    another is about to commit may be committed by this one too."""
     now = uploads.find(context.database, upload.id, upload.repository)
-    if now is not None and now.state == "committed" and now.digest == digest:
-        return _created(context, upload.repository, digest)
+    if now is not None and now.digest == digest:
+        if now.state == "committed":
+            return _created(context, upload.repository, digest)
+        if now.state == "committing" and now.staged is not None:
+            return _commit(context, request, now, digest, now.staged, None)
     raise _overtaken(context, request, upload)
 
 
