@@ -159,7 +159,7 @@ class Settings:
         repr=False,
         metadata=_told(
             _url("postgresql", "postgres"),
-            "postgresql:// URL; without one `serve` runs a Postgres of its own in DATA_DIR/postgres",
+            "postgresql:// URL; without one `serve` runs its own Postgres in DATA_DIR/postgres",
         ),
     )
     storage_url: str = field(
@@ -211,7 +211,9 @@ class Settings:
     )
     part_memory: int = field(
         default=64 * MIB,
-        metadata=_told(_size(8 * MIB, 64 * GIB), "memory for parts on their way, in each process"),
+        metadata=_told(
+            _size(8 * MIB, 64 * GIB), "memory for parts on their way, of all workers together"
+        ),
     )
     manifest_limit: int = field(
         default=4 * MIB, metadata=_told(_size(1, 256 * MIB), "largest manifest")
