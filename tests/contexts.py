@@ -12,6 +12,7 @@ from chalicelib.hosts import build_context
 from chalicelib.metadata.migrate import migrate
 from chalicelib.settings import Settings
 from tests.client import Client, CoreClient, HTTPClient
+from tests.hosts.lambda_registry import Redirected
 from tests.servers import S3, Postgres, Registry
 
 
@@ -73,11 +74,13 @@ def core(context: Context) -> Client:
     return CoreClient(context)
 
 
-@pytest.fixture(params=["core", "harness"])
+@pytest.fixture(params=["core", "harness", "lambda"])
 def client(request: pytest.FixtureRequest) -> Client:
     """A client of the functions, through each host."""
     if request.param == "core":
         return CoreClient(request.getfixturevalue("file_context"))
+    if request.param == "lambda":
+        return Redirected(request.getfixturevalue("lambda_registry").host)
     registry: Registry = request.getfixturevalue("registry")
     return HTTPClient(registry.host)
 

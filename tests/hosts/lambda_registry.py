@@ -3,17 +3,19 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 import bcrypt
+import pytest
 
-from app import app
+from chalicelib.metadata.migrate import migrate
+from tests.client import Answer, Body, HTTPClient
 from tests.hosts.api_gateway import ApiGateway
 from tests.hosts.lambda_runtime import Function, RuntimeApi
-from tests.servers import stopping
+from tests.servers import S3, Postgres, stopping
 
 USER, PASSWORD = "tester", "correct horse"
 AUTHORIZATION = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
@@ -38,6 +40,7 @@ class LambdaRegistry:
         self.settings = {
             "OPENREGISTRY_HTPASSWD": str(write_htpasswd(directory)),
             "OPENREGISTRY_SECRET_KEY": "a secret for the tests of Lambda",
+            "OPENREGISTRY_DATABASE_POOL": "1",  # as in .chalice/resources.yaml
             **settings,
         }
         self.function, self.authorizer = RuntimeApi(), RuntimeApi()
@@ -51,6 +54,8 @@ class LambdaRegistry:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        from app import app
+
         with ExitStack() as stack:
             for process in self.processes:
                 stack.enter_context(stopping(process))
@@ -91,3 +96,48 @@ class LambdaRegistry:
             for line in process.output().splitlines()
             if line.startswith("{")
         ]
+
+
+@pytest.fixture(scope="session")
+def lambda_registry(directory: Path, postgres: Postgres, s3_server: S3) -> Iterator[LambdaRegistry]:
+    """The registry on Lambda behind API Gateway, both as the tests imitate them; ``.host`` and
+    ``.url`` are for clients, who log in as ``USER`` with ``PASSWORD``."""
+    settings = {
+        "OPENREGISTRY_DATABASE_URL": postgres.new_database(),
+        "OPENREGISTRY_STORAGE_URL": s3_server.new_storage_url(),
+        **s3_server.environment(),
+    }
+    migrate(settings["OPENREGISTRY_DATABASE_URL"])
+    with LambdaRegistry(directory / "lambda", settings) as registry:
+        yield registry
+
+
+class LoggedIn:
+    """A client that sends its credentials, and no ``Accept``: many Go programs send none."""
+
+    def __init__(self, host: str) -> None:
+        self._client = HTTPClient(host)
+
+    def request(
+        self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        return self._client.request(method, target, body, AUTHORIZATION | dict(headers or {}))
+
+
+class Redirected(LoggedIn):
+    """A client that goes on to storage where the registry sends it there. Its answer is that of
+    storage, with what the registry said of the blob."""
+
+    def request(
+        self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        answer = super().request(method, target, body, headers)
+        if answer.status != 307:
+            return answer
+        stored = self._client.request(method, answer.location, headers=headers)
+        said = [
+            (name, value)
+            for name, value in answer.fields
+            if name not in stored.headers and name not in ("Location", "Cache-Control")
+        ]
+        return Answer(stored.status, [*stored.fields, *said], stored.body)

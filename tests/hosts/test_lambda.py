@@ -2,15 +2,14 @@
 real runtime."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chalicelib.identity.htpasswd import CHALLENGE
 from tests.client import (
-    Answer,
-    Body,
     HTTPClient,
     begin,
     push_blob,
@@ -19,24 +18,12 @@ from tests.client import (
     with_query,
 )
 from tests.conftest import need
-from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, LambdaRegistry
+from tests.hosts.lambda_registry import PASSWORD, USER, LambdaRegistry, LoggedIn
 from tests.hosts.lambda_runtime import Function, RuntimeApi
 from tests.images import layout_contents, make_bytes, make_image, write_layout
 from tests.servers import DockerEngine, Postgres, Registry, run, stopping
 
 MIB = 1 << 20
-
-
-class LoggedIn:
-    """A client that sends its credentials, and no ``Accept``: many Go programs send none."""
-
-    def __init__(self, host: str) -> None:
-        self._client = HTTPClient(host)
-
-    def request(
-        self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
-        return self._client.request(method, target, body, AUTHORIZATION | dict(headers or {}))
 
 
 @pytest.fixture
@@ -53,7 +40,7 @@ def stranger(lambda_registry: LambdaRegistry) -> HTTPClient:
 def test_a_stranger_is_challenged(stranger: HTTPClient, path: str) -> None:
     answer = stranger.request("GET", path)
     assert answer.status == 401
-    assert answer.headers["WWW-Authenticate"] == 'Basic realm="openregistry"'
+    assert answer.headers["WWW-Authenticate"] == CHALLENGE
     assert answer.code == "UNAUTHORIZED"
 
 

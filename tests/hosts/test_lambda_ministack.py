@@ -13,6 +13,7 @@ import boto3
 import pytest
 import yaml
 
+from chalicelib.identity.htpasswd import CHALLENGE
 from chalicelib.metadata.migrate import migrate
 from tests.client import HTTPClient
 from tests.conftest import need
@@ -167,7 +168,7 @@ def deploy(server: Ministack, template: Any, code: Path, parameters: Mapping[str
 def test_a_stranger_is_challenged(host: str) -> None:
     answer = HTTPClient(host).request("GET", "/v2/")
     assert answer.status == 401, answer
-    assert answer.headers["WWW-Authenticate"] == 'Basic realm="openregistry"'
+    assert answer.headers["WWW-Authenticate"] == CHALLENGE
     assert answer.code == "UNAUTHORIZED"
 
 

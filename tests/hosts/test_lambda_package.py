@@ -10,6 +10,7 @@ import pytest
 
 from app import METHODS
 from chalicelib.endpoints import ENDPOINTS
+from chalicelib.identity.htpasswd import CHALLENGE
 from tests.hosts.lambda_package import package
 
 
@@ -70,7 +71,7 @@ def test_clients_without_credentials_are_challenged(template: Any) -> None:
             assert security == [{"challenge": []}]
     answer = definition(template)["x-amazon-apigateway-gateway-responses"]["UNAUTHORIZED"]
     assert answer["responseParameters"] == {
-        "gatewayresponse.header.WWW-Authenticate": "'Basic realm=\"openregistry\"'"
+        "gatewayresponse.header.WWW-Authenticate": f"'{CHALLENGE}'"
     }
     [error] = json.loads(answer["responseTemplates"]["application/json"])["errors"]
     assert error["code"] == "UNAUTHORIZED"

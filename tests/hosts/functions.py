@@ -1,0 +1,193 @@
+"""A small program of functions, which the tests of the harness run instead of the registry.
+
+`python -m tests.hosts.functions PORT WORKERS NAME=VALUE…`: the pairs set constants of the harness,
+like `connection.HEAD_SECONDS=1`, and settings, like `body_timeout=1`.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chalicelib.hosts.harness import log, supervisor
+from chalicelib.hosts.harness.functions import Wants
+from chalicelib.http import FileRegion, Piece, Receiver, RegistryError, Request, Response
+from chalicelib.settings import Address, Settings
+
+PATTERN = bytes(range(251))
+
+
+def content(size: int) -> bytes:
+    """What /file and /pieces are made of: no two regions of a file look alike."""
+    return (PATTERN * (size // len(PATTERN) + 1))[:size]
+
+
+class Pieces:
+    """A stream that tells whether it was closed."""
+
+    def __init__(self, size: int, piece: int, fail_after: int, events: list[str]) -> None:
+        self._data = content(size)
+        self._piece = piece
+        self._fail_after = fail_after
+        self._events = events
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self._data), self._piece):
+            if start >= self._fail_after:
+                raise OSError("storage broke")
+            yield self._data[start : start + self._piece]
+
+    def close(self) -> None:
+        self._events.append("closed")
+
+
+class Hashing:
+    """A receiver that counts and hashes, and tells what was called."""
+
+    def __init__(self, request: Request, events: list[str]) -> None:
+        query = request.query
+        self._pause = float(query.get("pause", 0))
+        self._refuse_after = int(query.get("refuse_after", 1 << 60))
+        self._events = events
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._feeds = 0
+        self._most = 0
+        self._busy = threading.Lock()
+
+    def feed(self, pieces: Sequence[Piece]) -> None:
+        if not self._busy.acquire(blocking=False):
+            self._events.append("OVERLAP")
+        time.sleep(self._pause)
+        self._feeds += 1
+        size = sum(map(len, pieces))
+        self._most = max(self._most, size)
+        self._size += size
+        for piece in pieces:
+            self._hash.update(piece)
+        self._busy.release()
+        if self._size > self._refuse_after:
+            raise RegistryError("Too much.", code="TOO_MUCH", status=416)
+
+    def finish(self) -> Response:
+        self._events.append(f"finished {self._size}")
+        result = {
+            "size": self._size,
+            "sha256": self._hash.hexdigest(),
+            "feeds": self._feeds,
+            "most": self._most,
+        }
+        return Response(201, [("Content-Type", "application/json")], json.dumps(result).encode())
+
+    def abort(self) -> None:
+        if self._busy.locked():
+            self._events.append("OVERLAP")
+        self._events.append(f"aborted {self._size}")
+
+
+class Program:
+    """Functions whose paths say what they do."""
+
+    limit = 100_000
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "file"
+        self._file.write_bytes(content(200_000_000))
+        self._events: list[str] = []
+
+    def wants(self, request: Request) -> Wants:
+        if request.path.startswith("/whole"):
+            return Wants.WHOLE
+        return Wants.STREAM if request.path.startswith("/stream") else Wants.NOTHING
+
+    def act(self, request: Request) -> Response:
+        query, path = request.query, request.path
+        if path == "/ready":
+            time.sleep(float(os.environ.get("READY_PAUSE", "0")))
+            return Response(200, body=b"ready")
+        if path == "/events":
+            return Response(200, body=json.dumps(self._events).encode())
+        if path.startswith("/file"):
+            offset, length = int(query.get("offset", 0)), int(query["length"])
+            file = self._file.open("rb")
+            return Response(200, _length(length), FileRegion(file, offset, length))
+        if path.startswith("/pieces"):
+            size = int(query["size"])
+            pieces = Pieces(
+                size, int(query["piece"]), int(query.get("fail_after", size)), self._events
+            )
+            return Response(200, _length(size + int(query.get("more", 0))), pieces)
+        if path.startswith("/sleep") or "/blobs/" in path:
+            time.sleep(float(query["seconds"]))
+        if path.startswith("/status"):
+            return Response(int(query["status"]), body=query.get("body", "").encode())
+        if path.startswith("/header"):
+            return Response(200, [("X-Value", query["value"]), ("X-Value", "again")])
+        if path.startswith("/broken"):
+            raise RuntimeError("a function that raises after all")
+        if path.startswith("/kill"):
+            os.kill(os.getpid(), 9)
+        return self._seen(request)
+
+    def answer(self, request: Request) -> Response:
+        return self._seen(request)
+
+    def receive(self, request: Request) -> Receiver | Response:
+        if "refuse" in request.query:
+            return RegistryError("Not you.", code="DENIED", status=403).response()
+        self._events.append("received")
+        return Hashing(request, self._events)
+
+    def work(self) -> None:
+        self._events.append("worked")
+
+    def _seen(self, request: Request) -> Response:
+        seen = {
+            "method": request.method,
+            "path": request.path,
+            "query": {name: request.query.all(name) for name in request.query},
+            "headers": dict(request.headers),
+            "client": request.client,
+            "size": len(request.body),
+            "sha256": hashlib.sha256(request.body).hexdigest(),
+            "worker": os.getpid(),
+        }
+        body = json.dumps(seen).encode()
+        if request.method == "HEAD":
+            return Response(200, _length(len(body)))
+        return Response(200, [("Content-Type", "application/json")], body)
+
+
+def _length(size: int) -> list[tuple[str, str]]:
+    return [("Content-Length", str(size))]
+
+
+def main(port: int, workers: int, pairs: Sequence[str]) -> None:
+    """Serve the program."""
+    values: dict[str, object] = {"body_timeout": 60, "shutdown_timeout": 20}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        module, dot, constant = name.partition(".")
+        if dot:
+            target = importlib.import_module(f"chalicelib.hosts.harness.{module}")
+            setattr(target, constant, type(getattr(target, constant))(value))
+        else:
+            values[name] = Path(value) if name.startswith("tls") else int(value)
+    log.configure("info")
+    settings = Settings(listen=Address("127.0.0.1", port), **values)  # type: ignore[arg-type]
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        supervisor.listen(settings.listen) as listener,
+    ):
+        program = Program(Path(directory))
+        supervisor.Supervisor(program, settings, listener, workers).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
