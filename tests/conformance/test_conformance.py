@@ -27,12 +27,12 @@ def check(report: Report, least: int) -> None:
 def test_1_1(program: Path, registry: Registry, tmp_path: Path) -> None:
     # Manifests that name what is missing are refused, unless a setting admits them.
     options = ALL_ON | {"OCI_DATA_SPARSE": False}
-    check(run_conformance(program, registry.host, "1.1", options, tmp_path), 950)
+    check(run_conformance(program, registry.host, "1.1", options, tmp_path), 980)
 
 
 def test_development_version(program: Path, serve: Callable[..., Registry], tmp_path: Path) -> None:
     registry = serve(OPENREGISTRY_SPARSE_MANIFESTS="true")
-    check(run_conformance(program, registry.host, "dev", ALL_ON, tmp_path), 980)
+    check(run_conformance(program, registry.host, "dev", ALL_ON, tmp_path), 1030)
 
 
 def test_development_version_on_s3(
@@ -45,4 +45,4 @@ def test_development_version_on_s3(
     )
     # The program looks for Docker-Content-Digest on the answer after the redirect, which S3 gives.
     options = ALL_ON | {"OCI_API_BLOBS_DIGEST_HEADER": False}
-    check(run_conformance(program, registry.host, "dev", options, tmp_path), 980)
+    check(run_conformance(program, registry.host, "dev", options, tmp_path), 1030)
