@@ -15,7 +15,7 @@ import pytest
 from tests.servers import DOCKER, S3, DockerEngine, Postgres, Registry, Server, stopping
 from tests.witness import Witness
 
-pytest_plugins = ["tests.contexts", "tests.hosts.lambda_registry"]
+pytest_plugins = ["tests.hosts.lambda_registry", "tests.contexts"]
 
 
 def pytest_configure() -> None:
