@@ -144,7 +144,7 @@ def _open(text: str, settings: "Settings") -> ObjectStore:
     if url.scheme == "file":
         from chalicelib.storage.filesystem import FileStore
 
-        if url.netloc not in ("", "localhost") or url.path in ("", "/"):
+        if url.netloc not in ("", "localhost") or not url.path.rstrip("/").startswith("/"):
             raise ValueError("must name a folder by its whole path, like file:///var/lib/blobs")
         if url.query:
             raise ValueError("has parameters, which only s3:// takes")

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer", bound=Mapping[str, Any])
 
 ATTEMPTS = 5
-_PATIENCE = 40.0  # seconds after which no further attempt begins
+PATIENCE = 40.0  # seconds after which no further attempt begins
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-_CONNECT_TIMEOUT, _READ_TIMEOUT = 5, 20  # seconds of silence
+CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds of silence
 _CONNECTIONS = 64
 _PIECE = 256 << 10
 
@@ -68,8 +68,8 @@ class Client:
             # Bodies are blocks of memory, which would not pass.
             parameter_validation=False,
             retries={"total_max_attempts": 1},
-            connect_timeout=_CONNECT_TIMEOUT,
-            read_timeout=_READ_TIMEOUT,
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=READ_TIMEOUT,
             max_pool_connections=_CONNECTIONS,
             tcp_keepalive=True,
         )
@@ -98,7 +98,7 @@ class Client:
                 answer = method(**parameters)
             except _ERRORS as error:
                 problem = _problem(error)
-                late = attempt == attempts or time.monotonic() - began > _PATIENCE
+                late = attempt == attempts or time.monotonic() - began > PATIENCE
                 if late or isinstance(problem, Refused):
                     raise problem from error
                 pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)

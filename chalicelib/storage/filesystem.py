@@ -34,7 +34,7 @@ class FileStore:
     name = "filesystem"
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._durable: set[Path] = set()
 
     def writer(
@@ -54,12 +54,12 @@ class FileStore:
                 return
             joined.truncate(0)
             start = 0
-            for name, size in _pieces(staged):
+            for key, suffix, size in _pieces(staged):
                 try:
-                    with self.path(name).open("rb", buffering=0) as piece:
+                    with self.path(key, suffix).open("rb", buffering=0) as piece:
                         _copy(piece.fileno(), joined.fileno(), start, size)
                 except FileNotFoundError:
-                    raise StorageError(f"Staged bytes are missing: {name}.") from None
+                    raise StorageError(f"Staged bytes of {key} are missing.") from None
                 start += size
             os.fsync(joined.fileno())
             self.settle(staged.key, ".join", "")
@@ -96,10 +96,10 @@ class FileStore:
             self._remove(key, "")
 
     def list(self, after: str = "") -> Iterator[tuple[str, int, float]]:
-        for shard in _names(self._folder):
+        for shard in _names(self.folder):
             if shard < after[:2]:
                 continue
-            for key in _names(self._folder / shard):
+            for key in _names(self.folder / shard):
                 if key > after and _KEY.fullmatch(key):
                     with suppress(FileNotFoundError):
                         found = self.path(key).stat()
@@ -107,15 +107,15 @@ class FileStore:
 
     def check(self) -> None:
         with _explained():
-            self._make(self._folder)
-            with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
+            self._make(self.folder)
+            with tempfile.TemporaryFile(dir=self.folder, buffering=0) as file:
                 file.write(b"ready")
 
     def path(self, key: str, suffix: str = "") -> Path:
         """Where the file of a key is."""
-        if not _KEY.fullmatch(key.partition(".")[0]):
+        if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no key")
-        return self._folder / key[:2] / (key + suffix)
+        return self.folder / key[:2] / (key + suffix)
 
     def create(self, key: str) -> int:
         """A new file for a request's bytes, as a file descriptor to write to."""
@@ -133,10 +133,10 @@ class FileStore:
         """Make a folder so that it survives a power cut, whichever process made it first."""
         if folder in self._durable and folder.is_dir():
             return
-        if folder == self._folder:
+        if folder == self.folder:
             folder.mkdir(parents=True, exist_ok=True)
         else:
-            self._make(self._folder)
+            self._make(self.folder)
             folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
         self._durable.add(folder)
@@ -174,21 +174,20 @@ class FileWriter:
     def close(self, *, final: bool) -> Staged:
         if not self._size and self._staged is not None:
             return self._staged
-        before = _pieces(self._staged) if self._staged is not None else []
-        name = f"{self._key}.piece" if before else self._key
+        pieces = _pieces(self._staged) if self._staged is not None else []
+        suffix = ".piece" if pieces else ""
         with _explained():
             file = self._store.create(self._key) if self._file is None else self._file
             self._file = file
             os.fsync(file)
             self._file = None
             os.close(file)
-            self._store.settle(self._key, ".part", ".piece" if before else "")
-        pieces = [*before, (name, self._size)]
-        size = sum(size for _, size in pieces)
-        state: dict[str, object] = {}
-        if before:
-            state["pieces"] = [[name, size] for name, size in pieces]
-        return Staged(self._key, size, not before, state)
+            self._store.settle(self._key, ".part", suffix)
+        pieces.append((self._key, suffix, self._size))
+        size = sum(size for _, _, size in pieces)
+        if not suffix:
+            return Staged(self._key, size, whole=True, state={})
+        return Staged(self._key, size, whole=False, state={"pieces": [[*each] for each in pieces]})
 
     def abort(self) -> None:
         if self._file is not None:
@@ -198,12 +197,12 @@ class FileWriter:
                 self._store.path(self._key, ".part").unlink(missing_ok=True)
 
 
-def _pieces(staged: Staged) -> list[tuple[str, int]]:
-    """The files that hold what is staged, in order, with their sizes."""
+def _pieces(staged: Staged) -> list[tuple[str, str, int]]:
+    """The files that hold what is staged, in order: key, suffix, size."""
     if staged.whole:
-        return [(staged.key, staged.size)] if staged.size else []
-    pieces = cast("list[list[str]]", staged.state["pieces"])
-    return [(name, int(size)) for name, size in pieces]
+        return [(staged.key, "", staged.size)] if staged.size else []
+    pieces = cast("list[tuple[str, str, int]]", staged.state["pieces"])
+    return [(key, suffix, size) for key, suffix, size in pieces]
 
 
 def _write(file: int, views: list[memoryview]) -> int:

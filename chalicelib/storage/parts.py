@@ -32,20 +32,25 @@ class Memory:
         self._most = 0
         self._lock = threading.Lock()
 
+    @property
+    def lent(self) -> int:
+        """How many blocks are lent."""
+        return self._count - len(self._free)
+
     def take(self) -> memoryview | None:
         """A block, or None where all of them are lent."""
         with self._lock:
             if not self._free:
                 return None
             block = self._free.pop()
-            self._most = max(self._most, self._count - len(self._free))
+            self._most = max(self._most, self.lent)
             return block
 
     def give(self, blocks: Iterable[memoryview]) -> None:
         """Take blocks back."""
         with self._lock:
             self._free.extend(blocks)
-            if len(self._free) == self._count and self._most > _KEEP:
+            if not self.lent and self._most > _KEEP:
                 self._most = 0
                 self._map.madvise(mmap.MADV_DONTNEED)
 

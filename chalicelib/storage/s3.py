@@ -112,7 +112,7 @@ class S3Store:
     name = "s3"
 
     def __init__(self, bucket: Bucket, part_size: int, part_memory: int) -> None:
-        self._bucket = bucket
+        self.bucket = bucket
         self.part_size = part_size
         self._part_memory = part_memory
         self._lock = threading.Lock()
@@ -126,7 +126,7 @@ class S3Store:
             with self._lock:
                 made = self._made
                 if made is None or made.id != os.getpid():
-                    made = self._made = _Process(self._bucket, self._part_memory)
+                    made = self._made = _Process(self.bucket, self._part_memory)
         return made
 
     @property
@@ -194,9 +194,9 @@ class S3Store:
                     raise
 
     def list(self, after: str = "") -> Iterator[tuple[str, int, float]]:
-        prefix = self._bucket.prefix
+        prefix = self.bucket.prefix
         where: dict[str, Any] = {
-            "Bucket": self._bucket.name,
+            "Bucket": self.bucket.name,
             "Prefix": prefix,
             "StartAfter": prefix + after,
         }
@@ -211,11 +211,11 @@ class S3Store:
             where["ContinuationToken"] = page["NextContinuationToken"]
 
     def check(self) -> None:
-        self.client.call(self.client.s3.head_bucket, attempts=2, Bucket=self._bucket.name)
+        self.client.call(self.client.s3.head_bucket, attempts=2, Bucket=self.bucket.name)
 
     def address(self, key: str) -> dict[str, Any]:
         """What names the object of a key in a request."""
-        return {"Bucket": self._bucket.name, "Key": self._bucket.prefix + key}
+        return {"Bucket": self.bucket.name, "Key": self.bucket.prefix + key}
 
     def put(self, key: str, part: Part | None, abandoned: threading.Event) -> None:
         """Make an object of a part's bytes, or an empty one."""

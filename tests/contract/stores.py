@@ -71,8 +71,8 @@ class Upload:
         writer = self.writer(store)
         for piece in pieces:
             writer.write([piece])
-        self.sent += b"".join(pieces)
         self.save(writer.close(final=final))
+        self.sent += b"".join(pieces)
         assert self.staged.size == len(self.sent)
         return self.staged
 
