@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients.programs import Run, as_bytes, built, client
 from tests.images import make_image, make_index, write_layout
-from tests.servers import Registry, Server, stopping
+from tests.servers import Registry, Server, run, stopping
 from tests.witness import Witness
 
 pytestmark = pytest.mark.long
@@ -57,6 +57,14 @@ class Containerd(Server):
 
     def ready(self) -> bool:
         return "successfully booted" in self.output()
+
+    def stop(self, within: float = 30) -> None:
+        """Stop it, and take down the mounts that it leaves."""
+        super().stop(within)
+        for mount in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            target = mount.split()[1]
+            if target.startswith(f"{self.directory}/"):
+                run("umount", target)
 
 
 @pytest.fixture(scope="module")
