@@ -32,16 +32,18 @@ class Pieces:
     """A stream that tells whether it was closed."""
 
     def __init__(self, size: int, piece: int, fail_after: int, events: list[str]) -> None:
-        self._data = content(size)
+        self._size = size
         self._piece = piece
         self._fail_after = fail_after
         self._events = events
 
     def __iter__(self) -> Iterator[bytes]:
-        for start in range(0, len(self._data), self._piece):
+        block = content(self._piece + len(PATTERN))
+        for start in range(0, self._size, self._piece):
             if start >= self._fail_after:
                 raise OSError("storage broke")
-            yield self._data[start : start + self._piece]
+            first = start % len(PATTERN)
+            yield block[first : first + min(self._piece, self._size - start)]
 
     def close(self) -> None:
         self._events.append("closed")

@@ -53,6 +53,7 @@ INLINE = 64 << 10
 """A file's region of at most so many bytes is sent together with the head."""
 
 _HEALTHY = Response(200, (("Content-Type", "application/json"),), b'{"status":"ok"}')
+_FAILED = RegistryError("The registry failed; its log says why.", status=500).response()
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -122,7 +123,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._lost = True
-        self._worker.connections.discard(self)
+        if not self._exchanges:
+            self._worker.connections.discard(self)
         self.resume_writing()
         self._break_off(BodyError("The client went away.", vanished=True))
 
@@ -180,8 +182,8 @@ class Connection(asyncio.Protocol):
         self._head_size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
-        self._head_size += len(name) + len(value)
+        self._fields.append((name.decode("latin-1"), value.decode("latin-1").strip(" \t")))
+        self._head_size += len(name) + len(value) + len(": \r\n")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -305,13 +307,17 @@ class Connection(asyncio.Protocol):
     def _answer(self, exchange: Exchange) -> None:
         """Answer a request without a body. Runs on a thread, up to the bytes of the answer: the
         loop has enough to do."""
-        response = self._worker.functions.act(exchange.request)
-        body = response.body
-        if isinstance(body, FileRegion) and body.length <= INLINE:
-            response = replace(response, body=b"".join(body))
-        self._loop.call_soon_threadsafe(
-            self._answered, exchange, response, self._head(exchange, response)
-        )
+        try:
+            response = self._worker.functions.act(exchange.request)
+            body = response.body
+            if isinstance(body, FileRegion) and body.length <= INLINE:
+                response = replace(response, body=b"".join(body))
+            head = self._head(exchange, response)
+        except Exception:
+            _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
+            response = _FAILED
+            head = self._head(exchange, response)
+        self._loop.call_soon_threadsafe(self._answered, exchange, response, head)
 
     def _head(self, exchange: Exchange, response: Response) -> bytes:
         return sending.head(response, exchange.id, self._worker.date)
@@ -335,10 +341,12 @@ class Connection(asyncio.Protocol):
             data: list[bytes] = []
             if wanted is Wants.WHOLE:
                 self._invite(exchange, body)
-                # One byte over the limit shows the function that there are too many.
-                while body.received <= worker.functions.limit and (pieces := await body.take()):
-                    data += pieces
+                size = 0
+                # What is over the limit, by a little, shows the function that it is too much.
+                while size <= worker.functions.limit and (pieces := await body.take()):
                     self._transport.resume_reading()
+                    data += pieces
+                    size += sum(map(len, pieces))
             return await worker.quick.call(
                 worker.functions.answer, replace(request, body=b"".join(data))
             )
@@ -379,8 +387,10 @@ class Connection(asyncio.Protocol):
                 # A client that goes away while it is sent to is no news.
                 if not isinstance(error, ConnectionError):
                     _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
-                self._transport.abort()
-                if exchange in self._exchanges:
+                if not exchange.status:
+                    self._respond(exchange, _FAILED)
+                else:
+                    self._transport.abort()
                     self._ended(exchange, keep=False)
 
         self._task = self._loop.create_task(guarded())
@@ -409,7 +419,8 @@ class Connection(asyncio.Protocol):
                 body = b""
             else:
                 self._transport.write(head)
-                self._run(exchange, self._send(exchange, body, keep=keep))
+                length = int(Headers(response.headers)["content-length"])
+                self._run(exchange, self._send(exchange, body, length, keep=keep))
                 return
         elif not sending.has_body(exchange.request.method, response.status):
             body = b""
@@ -418,11 +429,15 @@ class Connection(asyncio.Protocol):
             exchange.sent = len(body)
         self._ended(exchange, keep=keep)
 
-    async def _send(self, exchange: Exchange, body: FileRegion | Stream, *, keep: bool) -> None:
+    async def _send(
+        self, exchange: Exchange, body: FileRegion | Stream, length: int, *, keep: bool
+    ) -> None:
         if isinstance(body, FileRegion) and not self._secure:
             await self._send_file(exchange, body)
         else:
             await self._send_pieces(exchange, body)
+        if exchange.sent != length:
+            raise OSError(f"{exchange.sent} bytes came instead of {length}")
         self._ended(exchange, keep=keep)
 
     async def _send_file(self, exchange: Exchange, region: FileRegion) -> None:
@@ -496,10 +511,14 @@ class Connection(asyncio.Protocol):
         bytes would make of the end a reset."""
         self._closing = True
         self._exchanges.clear()
+        if self._lost:
+            self._worker.connections.discard(self)
         body = exchange.body
         if body is not None and not body.complete and not self._lost:
             self._lingering = True
             self._transport.resume_reading()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
         else:
             self._transport.close()
 
