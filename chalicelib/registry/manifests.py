@@ -11,6 +11,7 @@ from chalicelib.http import (
     ManifestUnknown,
     Request,
     Response,
+    SizeInvalid,
 )
 from chalicelib.metadata import blobs, manifests, repositories, tags
 from chalicelib.metadata.database import ForeignKeyViolation, Transaction
@@ -54,6 +55,13 @@ def put(context: Context, request: Request) -> Response:
     """Keep a manifest once all that it names is there (end-7), under its digest, and a tag or
     several (``tag=``)."""
     repository, reference = request.params["repository"], request.params["reference"]
+    if len(request.body) > context.settings.manifest_limit:
+        limit = context.settings.manifest_limit
+        raise SizeInvalid(
+            f"A manifest has at most {limit} bytes here; large content belongs into blobs.",
+            {"limit": limit},
+            status=413,
+        )
     by_digest = ":" in reference
     digest = digests.pack(reference) if by_digest else digests.of(request.body)
     names = request.query.all("tag") if by_digest else [reference, *request.query.all("tag")]

@@ -272,6 +272,16 @@ def test_a_large_manifest(client: Client, repository: str) -> None:
     assert got.body == fits.data
 
 
+def test_a_manifest_that_is_too_large(client: Client, repository: str) -> None:
+    for size in (4 << 20, 20 << 20):
+        manifest = document(INDEX, manifests=[], annotations={"a": "x" * size})
+        answer = push_manifest(client, repository, manifest, "large")
+        assert answer.status == 413
+        if size == 4 << 20:
+            assert answer.code == "SIZE_INVALID"
+            assert "4194304" in answer.json["errors"][0]["message"]
+
+
 # Deleting
 
 
