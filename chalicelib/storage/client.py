@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NoConnection
 from botocore.parsers import ResponseParserError
 
@@ -34,10 +29,13 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer", bound=Mapping[str, Any])
 
 ATTEMPTS = 5
-PATIENCE = 40.0  # seconds after which no further attempt begins
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-CONNECT_TIMEOUT, READ_TIMEOUT = 5, 20  # seconds of silence
-_CONNECTIONS = 64
+PATIENCE = 40.0
+"""Seconds after which no further attempt begins."""
+READ_TIMEOUT = 20
+"""Seconds of silence after which an attempt has failed."""
+_CONNECT_TIMEOUT = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
+_CONNECTIONS = 64  # that stay open; more are opened where more are needed at once
 _PIECE = 256 << 10
 
 _TRANSIENT = (HTTPClientError, NoConnection, IncompleteReadError, ResponseParserError)
@@ -68,17 +66,20 @@ class Client:
             # Bodies are blocks of memory, which would not pass.
             parameter_validation=False,
             retries={"total_max_attempts": 1},
-            connect_timeout=CONNECT_TIMEOUT,
+            connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=READ_TIMEOUT,
             max_pool_connections=_CONNECTIONS,
             tcp_keepalive=True,
         )
-        client = botocore.session.Session().create_client(
-            "s3",
-            region_name=bucket.region or None,
-            endpoint_url=endpoint or None,
-            config=config,
-        )
+        try:
+            client = botocore.session.Session().create_client(
+                "s3",
+                region_name=bucket.region or None,
+                endpoint_url=endpoint or None,
+                config=config,
+            )
+        except BotoCoreError as error:
+            raise _problem(error) from error
         self.s3 = cast("S3Client", client)
 
     def call(
@@ -170,7 +171,7 @@ class Download:
             if error.code == "InvalidRange":
                 raise self._too_short() from error
             raise
-        if answer["ContentLength"] != self._end - self._offset:
+        if answer.get("ContentLength") != self._end - self._offset:
             answer["Body"].close()
             raise self._too_short()
         return answer["Body"]

@@ -111,6 +111,10 @@ class Part:
             left -= len(piece)
             yield piece
 
+    def seek(self, offset: int) -> None:
+        """Rewind: botocore does so before it follows a bucket to its region. Iterating begins at
+        the first byte anyway."""
+
     def release(self) -> None:
         """Give its memory and file back. Nobody may be iterating."""
         self._memory.give(self._blocks)

@@ -1,9 +1,12 @@
 """Blobs in a bucket of any S3 service: parts, and one PutObject for what fits into one part.
 
-What a service need have: PutObject, GetObject with ``Range``, HeadObject, DeleteObject,
-ListObjectsV2, HeadBucket, multipart uploads with ListMultipartUploads, and presigned URLs. A key
-that lists the bucket must be allowed to (``s3:ListBucket``, ``s3:ListBucketMultipartUploads``), for
-without that AWS answers 403 about an object that is not there.
+A service must have PutObject, GetObject with ``Range``, HeadObject, DeleteObject, HeadBucket,
+ListObjectsV2, multipart uploads with ListMultipartUploads, and presigned URLs. On AWS the registry
+needs ``s3:ListBucket`` and ``s3:ListBucketMultipartUploads`` beside the rights to its objects:
+without the first, AWS answers 403 about an object that is not there.
+
+The largest blob is 10,000 parts: 78 GiB with the default of 8 MiB. Part numbers that a request
+reserved and did not need are lost, so that an upload in very many small chunks ends earlier.
 """
 
 import os
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 _THREADS = 16  # how many parts are on their way at once
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _CONTENT: dict[str, Any] = {"ContentType": "application/octet-stream"}
-_NONE = ("404", "NoSuchKey", "NotFound")
+_NO_OBJECT = ("404", "NoSuchKey", "NotFound")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
 
@@ -86,7 +89,7 @@ def _endpoint(parameters: dict[str, str], name: str) -> str:
     try:
         _ = url.port
     except ValueError:
-        raise ValueError(f"has an {name} whose port is none") from None
+        raise ValueError(f"has a port in its {name} that is none") from None
     return text.rstrip("/")
 
 
@@ -141,18 +144,16 @@ class S3Store:
         if staged.whole:
             return
         multipart = Multipart.of(staged)
+        parts = [{"PartNumber": number, "ETag": tag} for number, tag in multipart.listed()]
         try:
             self.client.call(
                 self.client.s3.complete_multipart_upload,
                 **self.address(staged.key),
                 UploadId=multipart.id,
-                MultipartUpload={
-                    "Parts": [
-                        {"PartNumber": number, "ETag": tag} for number, tag in multipart.listed()
-                    ]
-                },
+                MultipartUpload={"Parts": parts},
             )
         except Refused:
+            # Most likely it was done before, by an attempt whose answer was lost.
             if self.size(staged.key) != staged.size:
                 raise
 
@@ -165,13 +166,12 @@ class S3Store:
 
     def size(self, key: str) -> int | None:
         try:
-            return self.client.call(self.client.s3.head_object, **self.address(key))[
-                "ContentLength"
-            ]
+            found = self.client.call(self.client.s3.head_object, **self.address(key))
         except Refused as error:
-            if error.code in _NONE:
+            if error.code in _NO_OBJECT:
                 return None
             raise
+        return found["ContentLength"]
 
     def read(self, key: str, offset: int, length: int) -> Stream:
         if length:
@@ -190,7 +190,7 @@ class S3Store:
             try:
                 self.client.call(self.client.s3.delete_object, **self.address(key))
             except Refused as error:
-                if error.code not in _NONE:
+                if error.code not in _NO_OBJECT:
                     raise
 
     def list(self, after: str = "") -> Iterator[tuple[str, int, float]]:

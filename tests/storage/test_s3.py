@@ -68,6 +68,15 @@ def test_one_part_is_one_request(
     assert [(seen.operation, seen.length) for seen in proxy.seen] == [("PutObject", size)]
 
 
+def test_final_request_keeps_nothing_for_another(watched: S3Store, proxy: FaultyProxy) -> None:
+    upload = Upload(watched)
+    upload.send(content(PART + 5), final=True)
+    assert [seen.operation for seen in proxy.seen].count("PutObject") == 0
+    upload = Upload(watched)
+    upload.send(content(PART + 5))
+    assert [seen.operation for seen in proxy.seen].count("PutObject") == 1
+
+
 def test_bytes_are_sent_as_they_are(watched: S3Store, proxy: FaultyProxy) -> None:
     upload = Upload(watched)
     upload.send(content(PART + 1))

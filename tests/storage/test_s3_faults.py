@@ -224,6 +224,12 @@ def test_no_credentials(
         store.presign("GET", "0" * 32, 60)
 
 
+def test_wrong_profile(open_s3: Callable[..., S3Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StorageError, match="profile"):
+        open_s3().check()
+
+
 def test_no_such_bucket(open_s3: Callable[..., S3Store], s3_server: S3) -> None:
     query = urlsplit(s3_server.new_storage_url()).query
     store = open_s3(f"s3://no-such-bucket?{query}")
