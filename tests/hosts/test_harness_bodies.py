@@ -92,7 +92,7 @@ def test_slow_storage_slows_the_client(program: Program) -> None:
     """What waits in memory stays small."""
     before = program.memory()
     with Wire(program.port, timeout=2) as wire:
-        wire.head("PUT", "/stream?pause=5", "Content-Length: 500000000")
+        wire.head("PUT", "/stream?pause=1", "Content-Length: 500000000")
         with pytest.raises(TimeoutError):
             wire.send(bytes(50 * MIB))
         assert program.memory() - before < 8 * MIB

@@ -114,17 +114,18 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # With no bytes allowed to wait, `_blocked` tells whether any do.
-        self._transport.set_write_buffer_limits(high=0)
         peer = transport.get_extra_info("peername")
         self._client = str(peer[0]) if peer else ""
         self._secure = transport.get_extra_info("sslcontext") is not None
+        if not self._secure:
+            # With no bytes allowed to wait, `_blocked` tells whether any do.
+            self._transport.set_write_buffer_limits(high=0)
         self._worker.connections.add(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._lost = True
         if not self._exchanges:
-            self._worker.connections.discard(self)
+            self._worker.forget(self)
         self.resume_writing()
         self._break_off(BodyError("The client went away.", vanished=True))
 
@@ -493,7 +494,7 @@ class Connection(asyncio.Protocol):
         self._worker.log(exchange, self._loop.time())
         self._exchanges.popleft()
         self._since = self._loop.time()
-        if not keep:
+        if not keep or self._lost:
             self._leave(exchange)
         elif self._blocked is not None:
             # Somebody who does not read gets no more answers.
@@ -512,7 +513,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._exchanges.clear()
         if self._lost:
-            self._worker.connections.discard(self)
+            self._worker.forget(self)
         body = exchange.body
         if body is not None and not body.complete and not self._lost:
             self._lingering = True

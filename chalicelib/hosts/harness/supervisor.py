@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import mmap
 import os
 import selectors
 import signal
@@ -61,6 +62,8 @@ class Supervisor:
         self._listener = listener
         self._count = count
         self._selector = selectors.DefaultSelector()
+        # How many connections each worker has, for all of them to see.
+        self._loads = memoryview(mmap.mmap(-1, 8 * count)).cast("Q")
         self._workers: dict[socket.socket, tuple[int, int, float]] = {}
         self._signals = 0
         self._kill_at = float("inf")
@@ -82,10 +85,12 @@ class Supervisor:
 
     def _fork(self, index: int) -> None:
         ours, theirs = socket.socketpair()
+        self._loads[index] = 0
         # A signal that comes meanwhile waits until the worker has handlers of its own.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         pid = os.fork()
         if not pid:
+            ours.close()
             self._be_worker(theirs, index)
         theirs.close()
         self._workers[ours] = (pid, index, time.monotonic())
@@ -99,8 +104,8 @@ class Supervisor:
             self._selector.close()
             for ours in self._workers:
                 ours.close()
-            worker = Worker(self._functions, self._settings, self._listener)
-            worker.run(parent, first=index == 0)
+            worker = Worker(self._functions, self._settings, self._listener, self._loads, index)
+            worker.run(parent)
         except BaseException:
             _log.exception("a worker failed")
             sys.stderr.flush()

@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 QUICK, BULK = 8, 32
 """Threads for small reads, and for all that may wait for storage. They are apart, so that storage
 that hangs leaves manifests readable."""
+YIELD_SECONDS = 0.002
+"""How long a worker leaves a new connection to one that has fewer."""
 WORK_SECONDS = 300
 """How often the first worker does what is to be done once in a while."""
 LOG_SECONDS = 0.2
@@ -37,13 +39,22 @@ LOG_WAITING = 100_000
 
 
 class Worker:
-    """Serves connections from one listening socket, which other workers share."""
+    """Serves connections from one listening socket, which other workers share. ``loads`` says how
+    many connections each has, and ``index`` which worker this is."""
 
-    def __init__(self, functions: Functions, settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        functions: Functions,
+        settings: Settings,
+        listener: socket.socket,
+        loads: "memoryview[int]",
+        index: int,
+    ) -> None:
         self.functions = functions
         self.body_timeout = settings.body_timeout
         self.connections: set[Connection] = set()
         self.draining = False
+        self._yielding = False
         self.date = formatdate(usegmt=True)
         self.loop = uvloop.new_event_loop()
         self.quick = Threads(self.loop, "quick", QUICK)
@@ -53,6 +64,8 @@ class Worker:
         self._ready: asyncio.Future[Response] | None = None
         self._settings = settings
         self._listener = listener
+        self._loads = loads
+        self._index = index
         self._tls = tls(settings)
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -63,9 +76,9 @@ class Worker:
         self._writing = False
         self._unlogged = 0
 
-    def run(self, parent: socket.socket, *, first: bool) -> NoReturn:
-        """Serve until SIGTERM, or until the supervisor is gone; then end the process. ``parent``
-        comes to its end when the supervisor does; ``first`` is true in one worker."""
+    def run(self, parent: socket.socket) -> NoReturn:
+        """Serve until SIGTERM, or until ``parent`` comes to its end, as it does when the supervisor
+        is gone; then end the process."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _raise_file_limit()
         self.loop.add_signal_handler(signal.SIGTERM, self._drain)
@@ -74,12 +87,17 @@ class Worker:
         self.loop.call_soon(self._tick)
         # Blocked by the supervisor until there is a handler.
         self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
-        if first:
+        if self._index == 0:
             threading.Thread(target=self._work, name="work", daemon=True).start()
         self.loop.run_until_complete(self._ended)
         log.write(self._served)
         # Threads may hang in storage that hangs; nothing waits for them.
         os._exit(0)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is over."""
+        self.connections.discard(connection)
+        self._loads[self._index] -= 1
 
     def identify(self, given: str | None) -> str:
         """An id for a request: what a proxy in front gave it, or one that nobody else has."""
@@ -132,24 +150,33 @@ class Worker:
             self._unlogged = 0
 
     def _accept(self) -> None:
-        """Take one connection. Workers that are busy come back here later, so that the idle ones
-        take more: a listening socket of libuv's own would take all that wait."""
+        """Take one connection, unless another worker has fewer and takes it. A server of libuv's
+        own would take all that wait, and have one processor do the work of two."""
+        if not self._yielding and self._loads[self._index] > min(self._loads):
+            self._yielding = True
+            self._pause_accepting(YIELD_SECONDS)
+            return
+        self._yielding = False
         try:
             client, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
             _log.error("no connection can be accepted: %s", error)
-            self.loop.remove_reader(self._listener.fileno())
-            self.loop.call_later(1, self._accept_again)
+            self._pause_accepting(1)
             return
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._loads[self._index] += 1
         self._start(self._connect(client))
 
-    def _accept_again(self) -> None:
-        if not self.draining:
-            self.loop.add_reader(self._listener.fileno(), self._accept)
+    def _pause_accepting(self, seconds: float) -> None:
+        def go_on() -> None:
+            if not self.draining:
+                self.loop.add_reader(self._listener.fileno(), self._accept)
+
+        self.loop.remove_reader(self._listener.fileno())
+        self.loop.call_later(seconds, go_on)
 
     async def _connect(self, client: socket.socket) -> None:
         try:
@@ -160,6 +187,7 @@ class Worker:
                 ssl_handshake_timeout=30 if self._tls else None,
             )
         except (OSError, TimeoutError) as error:
+            self._loads[self._index] -= 1
             _log.info("a connection failed before its first request: %s", error)
 
     def _start(self, work: Coroutine[Any, Any, object]) -> None:

@@ -1,0 +1,302 @@
+"""The harness as processes: workers, signals, deaths, TLS."""
+
+import contextlib
+import http.client
+import os
+import signal
+import ssl
+import subprocess
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.hosts.functions import content
+from tests.hosts.program import Program
+from tests.hosts.wire import Wire, until
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    with Program(tmp_path, 2).started() as running:
+        yield running
+
+
+def ended(program: Program, within: float) -> int:
+    assert program.process is not None
+    return program.process.wait(within)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+# Workers.
+
+
+def test_workers_share_the_connections(program: Program) -> None:
+    """A client with many connections has all processors at work for it."""
+    assert len(program.workers()) == 2
+    for _ in range(3):
+        wires = [Wire(program.port) for _ in range(32)]
+        counts = Counter(wire.get("/a").json()["worker"] for wire in wires)
+        for wire in wires:
+            wire.close()
+        assert sorted(counts) == sorted(program.workers())
+        if min(counts.values()) >= 8:
+            return
+    pytest.fail(f"the connections are shared badly: {counts}")
+
+
+def test_one_worker_does_the_regular_work(program: Program) -> None:
+    seen: dict[int, list[str]] = {}
+    for _ in until():
+        with Wire(program.port) as wire:
+            worker = wire.get("/a").json()["worker"]
+            seen[worker] = wire.get("/events").json()
+        if len(seen) == 2:
+            break
+    assert sorted(seen.values()) == [[], ["worked"]]
+
+
+def test_a_worker_that_dies_is_replaced(program: Program) -> None:
+    victims = program.workers()
+    os.kill(victims[0], signal.SIGKILL)
+    for _ in until():
+        workers = program.workers()
+        if len(workers) == 2 and victims[0] not in workers:
+            break
+    for _ in range(20):
+        assert program.get("/a").status == 200
+    assert "is replaced" in program.output()
+
+
+def test_all_workers_die_at_once(program: Program) -> None:
+    for pid in program.workers():
+        os.kill(pid, signal.SIGKILL)
+    for _ in until():
+        if len(program.workers()) == 2:
+            break
+    assert program.get("/a").status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_the_supervisor(program: Program, number: signal.Signals) -> None:
+    workers = program.workers()
+    program.signal(number)
+    ended(program, 10)
+    for _ in until():
+        if not any(map(alive, workers)):
+            break
+
+
+def test_a_new_one_starts_right_after_a_kill(program: Program) -> None:
+    program.signal(signal.SIGKILL)
+    ended(program, 10)
+    program.start()
+    assert program.get("/a").status == 200
+
+
+# The end.
+
+
+def test_a_quiet_end(program: Program) -> None:
+    with Wire(program.port) as idle, Wire(program.port):
+        assert idle.get("/a").status == 200
+        program.signal(signal.SIGTERM)
+        assert ended(program, 5) == 0
+        assert idle.closed()
+
+
+def test_ctrl_c(program: Program) -> None:
+    os.killpg(program.pid, signal.SIGINT)
+    assert ended(program, 5) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_running_requests_finish(program: Program, number: signal.Signals) -> None:
+    data = content(3_000_000)
+    with (
+        Wire(program.port) as upload,
+        Wire(program.port) as download,
+        Wire(program.port) as slow,
+        Wire(program.port) as idle,
+    ):
+        assert idle.get("/a").status == 200
+        upload.head("PUT", "/stream", f"Content-Length: {len(data)}").send(data[:1_000_000])
+        download.head("GET", "/file?length=150000000")
+        assert download.line() == b"HTTP/1.1 200 OK"
+        slow.head("GET", "/sleep?seconds=1.5")
+        time.sleep(0.3)
+        os.killpg(program.pid, number)
+        assert idle.closed()
+        for _ in until():
+            try:
+                Wire(program.port).close()
+            except ConnectionRefusedError:
+                break
+        upload.send(data[1_000_000:])
+        answer = upload.answer()
+        assert answer.json()["size"] == len(data)
+        # A push goes on to its next request on the same connection.
+        assert answer["connection"] is None
+        assert upload.put("/whole", b"manifest").status == 200
+        while download.line():
+            pass
+        assert download.take(150_000_000) == content(150_000_000)
+        answer = slow.answer()
+        assert answer.status == 200
+        assert answer["connection"] == "close"
+        assert ended(program, 10) == 0
+
+
+def test_requests_that_do_not_finish_are_ended(tmp_path: Path) -> None:
+    program = Program(tmp_path, 2, "shutdown_timeout=1")
+    with program.started(), Wire(program.port) as wire:
+        wire.head("PUT", "/stream", "Content-Length: 9").send("abc")
+        time.sleep(0.2)
+        begun = time.monotonic()
+        program.signal(signal.SIGTERM)
+        assert ended(program, 10) == 0
+        assert 0.9 < time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(program: Program, number: signal.Signals) -> None:
+    workers = program.workers()
+    with Wire(program.port) as wire:
+        wire.head("PUT", "/stream", "Content-Length: 9").send("abc")
+        time.sleep(0.2)
+        program.signal(number)
+        time.sleep(0.5)
+        assert program.alive()
+        program.signal(number)
+        ended(program, 2)
+        assert not any(map(alive, workers))
+
+
+def test_an_address_that_is_taken(program: Program) -> None:
+    other = subprocess.run(
+        program.command(),
+        env={**os.environ, **program.environment()},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert other.returncode != 0
+    assert "Address already in use" in other.stderr
+    assert program.get("/a").status == 200
+
+
+# TLS.
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    need("openssl", "openssl")
+    path = tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(tmp_path / "key.pem"),
+         "-out", str(path)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return path
+
+
+def test_tls(tmp_path: Path, certificate: Path) -> None:
+    key = certificate.with_name("key.pem")
+    program = Program(tmp_path, 2, f"tls_certificate={certificate}", f"tls_key={key}")
+    trust = ssl.create_default_context(cafile=str(certificate))
+    data = content(20_000_000)
+    with program.started():
+        for _ in until():
+            with contextlib.suppress(OSError):
+                Wire(program.port).close()
+                break
+        with Wire(program.port, tls=trust) as wire:
+            assert wire.get("/health").status == 200
+            assert wire.put("/stream", data).json()["size"] == len(data)
+            assert wire.get("/file?length=20000000").body == data
+            assert wire.get("/pieces?size=20000000&piece=100000").body == data
+            assert wire.get("/a", "Connection: close").status == 200
+            assert wire.closed()
+        with Wire(program.port, tls=trust) as wire:
+            wire.head("PUT", "/stream?refuse", "Content-Length: 50000000")
+            assert wire.answer().status == 403
+        # Somebody who does not speak TLS, or falls silent before it is set up, harms nobody.
+        with Wire(program.port) as plain, Wire(program.port):
+            plain.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP" not in plain.rest()
+            with Wire(program.port, tls=trust) as wire:
+                assert wire.get("/a").status == 200
+
+
+def test_tls_refuses_old_versions(tmp_path: Path, certificate: Path) -> None:
+    key = certificate.with_name("key.pem")
+    program = Program(tmp_path, 1, f"tls_certificate={certificate}", f"tls_key={key}")
+    old = ssl.create_default_context(cafile=str(certificate))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with program.started():
+        for _ in until():
+            with contextlib.suppress(OSError):
+                Wire(program.port).close()
+                break
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            Wire(program.port, tls=old)
+
+
+# Together.
+
+
+def test_a_mixed_crowd(program: Program) -> None:
+    """Pushes, pulls and small requests at once, for a while, with a worker killed in between:
+    whatever is answered is right."""
+    stop = time.monotonic() + 4
+    wrong: list[str] = []
+    done: Counter[str] = Counter()
+
+    def crowd(number: int) -> None:
+        data = content(700_000 + number)
+        while time.monotonic() < stop:
+            connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=10)
+            try:
+                for _ in range(5):
+                    connection.request("PUT", "/stream", body=data)
+                    answer = connection.getresponse()
+                    if b"size" not in answer.read():
+                        wrong.append("push")
+                    connection.request("GET", f"/file?offset={number}&length=500000")
+                    if connection.getresponse().read() != content(number + 500_000)[number:]:
+                        wrong.append("pull")
+                    connection.request("GET", f"/{number}")
+                    if f'"/{number}"'.encode() not in connection.getresponse().read():
+                        wrong.append("get")
+                    done["rounds"] += 1
+            except (OSError, http.client.HTTPException):
+                done["cut"] += 1
+            finally:
+                connection.close()
+
+    threads = [threading.Thread(target=crowd, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    os.kill(program.workers()[0], signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert done["rounds"] > 20
+    assert done["cut"] <= 12
