@@ -14,7 +14,7 @@ from tests.witness import Witness
 
 Buildah = Callable[..., "CompletedProcess[str]"]
 
-SIZES = (1000, 0, 300_000)
+SIZES = (1000, 20, 300_000)
 
 
 @pytest.fixture

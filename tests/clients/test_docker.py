@@ -9,7 +9,7 @@ import pytest
 from tests.images import Image, make_image, tar_files, write_docker_archive
 from tests.servers import DockerEngine, Registry
 
-SIZES = (1000, 0, 300_000)
+SIZES = (1000, 20, 300_000)
 
 
 @pytest.fixture(autouse=True)

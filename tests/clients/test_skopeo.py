@@ -17,7 +17,7 @@ from tests.images import (
 from tests.servers import Registry, run
 from tests.witness import Witness
 
-SIZES = (1000, 0, 300_000)
+SIZES = (1000, 20, 300_000)
 
 
 @pytest.fixture(autouse=True)
