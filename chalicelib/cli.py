@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ class CommandError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     options = _parser().parse_args(arguments)
+    # A command says itself what went wrong; only `serve` keeps a log.
+    logging.getLogger().addHandler(logging.NullHandler())
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -47,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_config(options: argparse.Namespace) -> int:
     """Print the settings in force, and try the database and the storage that they name."""
-    from chalicelib.metadata.database import Database
+    from chalicelib.hosts import choose_access, open_database
+    from chalicelib.hosts.harness.worker import tls
     from chalicelib.storage import open_store
 
     settings = Settings.from_environment()
@@ -61,26 +65,17 @@ def check_config(options: argparse.Namespace) -> int:
     for sentence in strangers(os.environ):
         print(f"warning: {sentence}")
 
-    def storage() -> None:
-        open_store(settings).check()
-
-    def database() -> None:
-        Database(settings.database_url, pool=1).check()
-
-    from chalicelib.hosts import choose_access
-
     choose_access(settings)
-    checks: list[tuple[str, Callable[[], None]]] = [("storage", storage)]
+    tls(settings)
+    checks = [("storage", open_store(settings).check)]
     if settings.database_url:
-        checks.append(("database", database))
+        checks.append(("database", open_database(settings).check))
     else:
         print("database: a Postgres of its own, which `openregistry serve` starts")
     status = 0
     for name, check in checks:
         try:
             check()
-        except SettingsError:
-            raise
         except Exception as error:
             print(f"{name}: {str(error) or type(error).__name__}")
             status = FAILED

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chalicelib.context import Context
     from chalicelib.identity import Policy
+    from chalicelib.metadata.database import Database
     from chalicelib.settings import Settings
 
 
@@ -18,7 +19,6 @@ def build_context(
     """
     from chalicelib.context import Context
     from chalicelib.identity.capabilities import Capabilities
-    from chalicelib.metadata.database import Database
     from chalicelib.settings import SettingsError, secret_key
     from chalicelib.storage import open_store
 
@@ -26,20 +26,27 @@ def build_context(
         raise SettingsError(
             "OPENREGISTRY_DATABASE_URL", "is needed here: only `serve` runs a Postgres of its own"
         )
-    try:
-        database = Database(
-            settings.database_url, pool=settings.database_pool, prepare=settings.database_prepare
-        )
-    except ValueError as error:
-        raise SettingsError("OPENREGISTRY_DATABASE_URL", str(error)) from None
     return Context(
         settings=settings,
         access=choose_access(settings, exposed=exposed),
-        database=database,
+        database=open_database(settings),
         store=open_store(settings),
         capabilities=Capabilities(secret_key(settings), settings.upload_expiry),
         head_by_redirect=head_by_redirect,
     )
+
+
+def open_database(settings: "Settings") -> "Database":
+    """The database that DATABASE_URL names. Connects to nothing. Raises ``SettingsError``."""
+    from chalicelib.metadata.database import Database
+    from chalicelib.settings import SettingsError
+
+    try:
+        return Database(
+            settings.database_url, pool=settings.database_pool, prepare=settings.database_prepare
+        )
+    except ValueError as error:
+        raise SettingsError("OPENREGISTRY_DATABASE_URL", str(error)) from None
 
 
 def choose_access(settings: "Settings", *, exposed: bool = False) -> "Policy":

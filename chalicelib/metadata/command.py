@@ -21,6 +21,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def migrate(_options: argparse.Namespace) -> int:
     """Apply what is missing, and say what was applied."""
+    from chalicelib.hosts import open_database
     from chalicelib.metadata.migrate import MigrationError
     from chalicelib.metadata.migrate import migrate as apply
 
@@ -30,6 +31,7 @@ def migrate(_options: argparse.Namespace) -> int:
             "OPENREGISTRY_DATABASE_URL",
             "is needed: the Postgres that `serve` runs by itself is migrated by `serve`",
         )
+    open_database(settings)
     try:
         applied = apply(settings.database_url)
     except (MigrationError, RegistryError) as error:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from chalicelib import __version__
 from chalicelib.cli import CommandError, Commands
-from chalicelib.settings import PREFIX, Address, Settings, SettingsError, strangers
+from chalicelib.settings import Address, Settings, strangers
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def serve(_options: argparse.Namespace) -> int:
     """Run the registry."""
-    from chalicelib.hosts import build_context, choose_access
+    from chalicelib.hosts import build_context, choose_access, open_database
     from chalicelib.hosts.harness import log, supervisor, worker
     from chalicelib.hosts.harness.functions import Registry
     from chalicelib.http import RegistryError
@@ -46,10 +46,9 @@ def serve(_options: argparse.Namespace) -> int:
     for sentence in strangers(os.environ):
         _log.warning("%s", sentence)
     choose_access(settings)
-    try:
-        worker.tls(settings)
-    except OSError as error:
-        raise SettingsError(PREFIX + "TLS_CERTIFICATE", f"cannot be used: {error}") from error
+    worker.tls(settings)
+    if settings.database_url:
+        open_database(settings)
     signal.signal(signal.SIGTERM, _interrupt)
     with ExitStack() as stack:
         try:

@@ -22,7 +22,7 @@ from chalicelib.hosts.harness.connection import Connection, Exchange
 from chalicelib.hosts.harness.functions import Functions
 from chalicelib.hosts.harness.threads import Threads
 from chalicelib.http import Request, Response
-from chalicelib.settings import Settings
+from chalicelib.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -233,13 +233,19 @@ class Worker:
 
 
 def tls(settings: Settings) -> ssl.SSLContext | None:
-    """What TLS needs, where it is set. Raises ``OSError`` where certificate or key are unusable."""
+    """What TLS needs, where it is set. Raises ``SettingsError``."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:
+        raise SettingsError(
+            "OPENREGISTRY_TLS_CERTIFICATE",
+            f"{settings.tls_certificate} and {settings.tls_key} cannot be used: {error}",
+        ) from error
     return context
 
 

@@ -1,0 +1,291 @@
+"""The command line as a person uses it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from chalicelib import __version__
+from tests.hosts.wire import Wire, until
+from tests.servers import OPENREGISTRY, S3, Registry, free_port, stopping
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command with these settings alone."""
+    ours = {name: value for name, value in os.environ.items() if "OPENREGISTRY" not in name}
+    return subprocess.run(
+        [OPENREGISTRY, *arguments],
+        env={**ours, **{f"OPENREGISTRY_{name}": value for name, value in settings.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"openregistry {__version__}\n"
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert pyproject["project"]["version"] == __version__
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chalicelib", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == f"openregistry {__version__}\n"
+
+
+def test_help() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("serve", "migrate", "check-config"):
+        assert command in done.stdout
+        assert run(command, "--help").stdout.startswith(f"usage: openregistry {command}")
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("serve", "--nonsense")])
+def test_usage_errors(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "usage: openregistry" in done.stderr
+
+
+# Wrong settings: one sentence, whatever the command.
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config", "migrate"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LISTEN", "nowhere"),
+        ("PART_SIZE", "huge"),
+        ("SECRET_KEY", "short"),
+        ("DATABASE_URL", "mysql://host/db"),
+    ],
+)
+def test_a_wrong_setting(command: str, name: str, value: str, tmp_path: Path) -> None:
+    done = run(command, **{"DATA_DIR": str(tmp_path), name: value})
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"openregistry: OPENREGISTRY_{name}: ")
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("HTPASSWD", {"LISTEN": "0.0.0.0:0"}),
+        ("HTPASSWD", {"PUBLIC_URL": "https://registry.example.org"}),
+        ("HTPASSWD", {"HTPASSWD": "/nowhere"}),
+        ("STORAGE_URL", {"STORAGE_URL": "s3://"}),
+        ("DATABASE_URL", {"DATABASE_URL": "postgresql://host:port/db"}),
+        ("TLS_CERTIFICATE", {"TLS_CERTIFICATE": "/nowhere", "TLS_KEY": "/nowhere"}),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    command: str, name: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    done = run(
+        command, **{"LISTEN": f"127.0.0.1:{free_port()}", "DATA_DIR": str(tmp_path)} | settings
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"openregistry: OPENREGISTRY_{name}: ")
+    assert "Traceback" not in done.stderr
+
+
+# check-config.
+
+
+def test_check_config(database_url: str, tmp_path: Path) -> None:
+    done = run("check-config", DATABASE_URL=database_url, DATA_DIR=str(tmp_path), WORKERS="3")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.split() == ["OPENREGISTRY_WORKERS", "3"] for line in lines)
+    assert "storage: ready" in lines
+    assert "database: ready" in lines
+
+
+def test_check_config_masks_and_warns(database_url: str, tmp_path: Path) -> None:
+    secret = "s" * 20
+    done = run(
+        "check-config",
+        DATABASE_URL=database_url,
+        DATA_DIR=str(tmp_path),
+        SECRET_KEY=secret,
+        DATADIR="x",
+    )
+    assert secret not in done.stdout
+    assert "OPENREGISTRY_DATADIR is not a setting; OPENREGISTRY_DATA_DIR is" in done.stdout
+
+
+def test_check_config_explains(tmp_path: Path) -> None:
+    done = run("check-config", "--long", DATA_DIR=str(tmp_path))
+    assert "host:port that `serve` listens on" in done.stdout
+    assert "a Postgres of its own" in done.stdout
+
+
+def test_check_config_of_what_does_not_answer(tmp_path: Path) -> None:
+    port = free_port()
+    done = run(
+        "check-config",
+        DATABASE_URL=f"postgresql://user:hidden@127.0.0.1:{port}/db",
+        STORAGE_URL=f"s3://bucket?endpoint=http://127.0.0.1:{port}&region=x&path_style=true",
+        DATA_DIR=str(tmp_path),
+    )
+    assert done.returncode == 1
+    assert "database: " in done.stdout
+    assert "storage: " in done.stdout
+    assert "ready" not in done.stdout
+    assert "hidden" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_config_of_a_folder_that_cannot_be(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    url = (tmp_path / "file" / "blobs").as_uri()
+    done = run("check-config", DATABASE_URL=database_url, DATA_DIR=str(tmp_path), STORAGE_URL=url)
+    assert done.returncode == 1
+    assert "storage: ready" not in done.stdout
+
+
+def test_check_config_with_s3(database_url: str, s3_server: S3, tmp_path: Path) -> None:
+    env = {**os.environ, **s3_server.environment()}
+    done = subprocess.run(
+        [OPENREGISTRY, "check-config"],
+        env=env
+        | {
+            "OPENREGISTRY_DATABASE_URL": database_url,
+            "OPENREGISTRY_STORAGE_URL": s3_server.new_storage_url(),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "storage: ready" in done.stdout
+
+
+# migrate.
+
+
+def test_migrate(database_url: str) -> None:
+    first = run("migrate", DATABASE_URL=database_url)
+    assert first.returncode == 0, first.stderr
+    assert "applied 0001" in first.stdout
+    assert run("migrate", DATABASE_URL=database_url).stdout == "the database is up to date\n"
+
+
+def test_migrate_needs_a_database() -> None:
+    done = run("migrate")
+    assert done.returncode == 2
+    assert "OPENREGISTRY_DATABASE_URL" in done.stderr
+
+
+def test_migrate_without_an_answer() -> None:
+    done = run("migrate", DATABASE_URL=f"postgresql://user@127.0.0.1:{free_port()}/db")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+# serve.
+
+
+def test_serve_with_nothing_but_a_folder(registry: Registry) -> None:
+    """The session's registry runs so: embedded Postgres, blobs in the folder."""
+    with Wire(int(registry.host.rpartition(":")[2])) as wire:
+        assert wire.get("/v2/").status == 200
+    assert (registry.data_dir / "secret-key").stat().st_mode & 0o777 == 0o600
+    assert (registry.data_dir / "blobs").is_dir()
+
+
+def test_serve_says_where(serve: Callable[..., Registry]) -> None:
+    server = serve()
+    lines = [json.loads(line) for line in server.output().splitlines()]
+    assert f"listens on http://{server.host}" in lines[1]["message"]
+
+
+def test_serve_with_an_address_that_is_taken(database_url: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("serve", LISTEN=address, DATABASE_URL=database_url, DATA_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"openregistry: {address} cannot be listened on: Address already in use\n"
+
+
+def test_serve_without_a_database_that_answers(tmp_path: Path) -> None:
+    url = f"postgresql://user@127.0.0.1:{free_port()}/db"
+    done = run("serve", LISTEN="127.0.0.1:0", DATABASE_URL=url, DATA_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_to_the_world(serve: Callable[..., Registry], tmp_path: Path) -> None:
+    accounts = tmp_path / "htpasswd"
+    accounts.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
+    port = free_port()
+    serve(OPENREGISTRY_LISTEN=f"0.0.0.0:{port}", OPENREGISTRY_HTPASSWD=str(accounts))
+    with Wire(port) as wire:
+        refused = wire.get("/v2/")
+        assert refused.status == 401
+        assert refused["www-authenticate"] == 'Basic realm="OpenRegistry"'
+        assert refused.code == "UNAUTHORIZED"
+        assert wire.get("/v2/", "Authorization: Basic YWRhOndyb25n").status == 401
+        assert wire.get("/v2/", "Authorization: Basic YWRhOnNlY3JldA==").status == 200
+        assert wire.get("/ready").status == 200
+
+
+def test_serve_on_ipv6(serve: Callable[..., Registry]) -> None:
+    port = free_port()
+    try:
+        socket.create_server(("::1", port), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    serve(OPENREGISTRY_LISTEN=f"[::1]:{port}")
+
+
+def test_sigterm_while_it_starts(tmp_path: Path) -> None:
+    """The embedded Postgres does not outlive it."""
+    environment = {
+        **os.environ,
+        "OPENREGISTRY_DATA_DIR": str(tmp_path / "data"),
+        "OPENREGISTRY_LISTEN": f"127.0.0.1:{free_port()}",
+    }
+    process = subprocess.Popen(
+        [OPENREGISTRY, "serve"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    for _ in until(30):
+        pid_files = list(tmp_path.glob("data/postgres/**/postmaster.pid"))
+        if pid_files:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert "Traceback" not in errors
+    assert not pid_files[0].exists()
+
+
+def test_two_on_one_folder(tmp_path: Path) -> None:
+    """They share the embedded Postgres; the first may end before the second."""
+    first = Registry(tmp_path / "a", {"OPENREGISTRY_DATA_DIR": str(tmp_path / "data")})
+    second = Registry(tmp_path / "b", {"OPENREGISTRY_DATA_DIR": str(tmp_path / "data")})
+    with stopping(second):
+        with stopping(first):
+            first.start()
+            second.start()
+            first.signal(signal.SIGTERM)
+            assert first.process is not None
+            assert first.process.wait(20) == 0
+        with Wire(int(second.host.rpartition(":")[2])) as wire:
+            assert wire.get("/ready").status == 200
