@@ -60,8 +60,9 @@ def serve(_options: argparse.Namespace) -> int:
         count = settings.workers or min(os.cpu_count() or 1, MOST_WORKERS)
         try:
             if not settings.database_url:
-                embedded = stack.enter_context(Embedded(settings.data_dir / "postgres"))
-                settings = replace(settings, database_url=embedded.url)
+                embedded = Embedded(settings.data_dir / "postgres")
+                stack.callback(embedded.stop)
+                settings = replace(settings, database_url=embedded.start())
             for name in migrate(settings.database_url):
                 _log.info("applied migration %s", name)
             # PART_MEMORY is for all workers together.
