@@ -27,40 +27,6 @@ def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | N
     return Copy(*rows[0]) if rows else None
 
 
-def copy(runner: Runner, digest: bytes, store: str) -> Copy | None:
-    """A blob's copy in a store, whatever repository links it."""
-    rows = runner.run(
-        "SELECT b.size, c.key FROM blobs b JOIN blob_copies c USING (digest)"
-        " WHERE b.digest = :digest AND c.store = :store",
-        digest=digest,
-        store=store,
-    )
-    return Copy(*rows[0]) if rows else None
-
-
-def add(runner: Runner, digest: bytes, size: int, store: str, key: str, instead_of: str) -> str:
-    """Record a verified blob and its copy; gives the key that the blob has in this store, which is
-    another where somebody was earlier. ``instead_of`` names a key whose object was found missing:
-    that one is replaced. The blob's row is locked until the transaction ends."""
-    runner.run(
-        "INSERT INTO blobs (digest, size) VALUES (:digest, :size)"
-        " ON CONFLICT (digest) DO UPDATE SET size = blobs.size",
-        digest=digest,
-        size=size,
-    )
-    rows = runner.run(
-        "INSERT INTO blob_copies AS c (digest, store, key) VALUES (:digest, :store, :key)"
-        " ON CONFLICT (digest, store) DO UPDATE"
-        " SET key = CASE WHEN c.key = :missing THEN excluded.key ELSE c.key END"
-        " RETURNING key",
-        digest=digest,
-        store=store,
-        key=key,
-        missing=instead_of,
-    )
-    return str(rows[0][0])
-
-
 def link(runner: Runner, repository_id: int, digest: bytes) -> None:
     """Let the repository have the blob. Manifests that were admitted without it now hold it."""
     runner.run(

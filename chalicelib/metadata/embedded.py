@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 from urllib.parse import quote
 
 from chalicelib.metadata.connection import ConnectError, Connection
@@ -52,9 +52,11 @@ _SETTINGS = {
 }
 """Written into postgresql.conf once, where the operator may change them. The log keeps a week."""
 
-_STARTS = 10
+_LEFT_OVER = "still in use"
+"""What a server says while processes of one that was killed are left; they end by themselves."""
+_STARTING = 15.0
 _RECOVERY = 600.0
-"""Seconds that a server which runs may take until it answers, after a crash for instance."""
+"""Seconds in which they must have ended, and after which a server that runs must answer."""
 _SOCKET = ".s.PGSQL.5432"
 _LONGEST_SOCKET = 103
 """Bytes in the path of a Unix socket, on macOS; Linux takes 107."""
@@ -81,6 +83,7 @@ class Embedded:
         self._use: int | None = None
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
+        self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,10 +102,7 @@ class Embedded:
         ``EmbeddedError``."""
         try:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
-            if self._owner:
-                let_search(self._owner, self.directory)
-                let_search(self._owner, self._programs / "postgres")
-            self._use = self._open(".users")
+            self._use = self._open(self._beside(".users"))
         except OSError as error:
             raise EmbeddedError(f"the embedded Postgres cannot be set up: {error}") from error
         with self._alone():
@@ -128,22 +128,27 @@ class Embedded:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._run("pg_ctl", "-D", str(self.directory), "-m", "fast", "-w", "stop")
+                if self._child is not None:
+                    self._child.wait()
             os.close(self._use)
             self._use = None
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Alone among all that start and stop this server."""
-        handle = self._open(".lock")
+        handle = self._open(self._beside(".lock"))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
 
-    def _open(self, suffix: str) -> int:
-        path = self.directory.with_name(self.directory.name + suffix)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    def _beside(self, suffix: str) -> Path:
+        return self.directory.with_name(self.directory.name + suffix)
+
+    def _open(self, path: Path, flags: int = 0) -> int:
+        """A file of the server's user, whoever makes it."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o600)
         if self._owner:
             os.fchown(handle, self._owner.pw_uid, self._owner.pw_gid)
         return handle
@@ -153,41 +158,48 @@ class Embedded:
         if not (self.directory / "PG_VERSION").exists():
             self._make()
         target = Target.parse(self.url)
-        starts, deadline, reason = 0, time.monotonic() + _RECOVERY, ""
-        while starts < _STARTS and time.monotonic() < deadline and not self._stopping.is_set():
+        began, launched = time.monotonic(), False
+        while not self._stopping.is_set():
             # Nothing but an answer says that it runs: its note may be of a process that is gone.
             try:
                 return Connection(target, prepare=True, timeout=10)
             except ConnectError as error:
-                reason = reason or str(error)
+                reason = str(error)
+            waited = time.monotonic() - began
             if self._runs():
-                time.sleep(0.1)
-            else:
-                starts += 1
-                reason = self._launch()
-        raise EmbeddedError(
-            f"the embedded Postgres in {self.directory} does not answer: {reason}"
-            f" (its log: {self.directory / 'log'})"
-        )
+                if waited > _RECOVERY:
+                    break
+                time.sleep(0.05)
+                continue
+            if launched:
+                reason = self._last_words()
+                if waited > _STARTING or _LEFT_OVER not in reason:
+                    break
+                time.sleep(0.2)
+            self._launch()
+            launched = True
+        raise EmbeddedError(f"the embedded Postgres in {self.directory} does not run: {reason}")
 
-    def _launch(self) -> str:
-        """Start the server and wait until it answers; gives its last words where it does not."""
-        words = self.directory / "start.log"
-        words.unlink(missing_ok=True)
-        options = f"-h '' -k '{self._socket_directory()}'"
-        # pg_ctl gives the server a session of its own: Ctrl-C in a terminal is not for it.
-        done = self._run(
-            "pg_ctl", "-D", str(self.directory), "-l", str(words), "-o", options, "-w", "start"
-        )
-        if done.returncode == 0:
-            return ""
-        time.sleep(0.3)
-        said = words.read_text(errors="replace") if words.exists() else done.stdout
-        return " ".join(said.split()[-60:])
+    def _launch(self) -> None:
+        # Not by pg_ctl, which gives the paths to a shell and stumbles over some. In a session of
+        # its own: Ctrl-C in a terminal is not for it.
+        sockets = self._socket_directory()
+        # Of a dead server's process, whose id may be taken.
+        (sockets / f"{_SOCKET}.lock").unlink(missing_ok=True)
+        command = ["postgres", "-D", str(self.directory), "-k", str(sockets)]
+        with open(self._open(self.directory / "start.log", os.O_TRUNC), "wb") as words:
+            self._child = self._start(*command, "-h", "", output=words)
+
+    def _last_words(self) -> str:
+        """Why a server did not start. Its log begins in one file and goes on in another."""
+        logs = [self.directory / "start.log", *(self.directory / "log").glob("*.log")]
+        logs.sort(key=lambda log: log.stat().st_mtime)
+        lines = [line for log in logs[-2:] for line in log.read_text(errors="replace").splitlines()]
+        return " ".join(lines[-4:])
 
     def _make(self) -> None:
         """Make the files of an empty server: all of them or, should we die, none."""
-        new = self.directory.with_name(self.directory.name + ".new")
+        new = self._beside(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         if self._owner:
@@ -205,7 +217,9 @@ class Embedded:
         new.rename(self.directory)
 
     def _runs(self) -> bool:
-        """Whether the process is there that the server's note tells of."""
+        """Whether the server's process is there: our child, or the one that its note tells of."""
+        if self._child is not None and self._child.poll() is None:
+            return True
         note = self.directory / "postmaster.pid"
         try:
             number, rest = note.read_text().split("\n", 1)
@@ -234,31 +248,36 @@ class Embedded:
                     sentinel = self._ensure()
                 pause = 0.2
             except (EmbeddedError, OSError) as error:
-                log.error("%s", error)
+                if not self._stopping.is_set():
+                    log.error("%s", error)
                 pause = 5.0
         sentinel.close()
 
-    def _run(self, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        # Into a file: the server inherits the output, and a pipe would not end before it.
-        with tempfile.TemporaryFile("w+") as output:
-            try:
-                done = subprocess.run(
-                    [self._programs / program, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd="/",
-                    env={"PATH": os.defpath, "LC_ALL": "C"},
-                    start_new_session=True,
-                    user=self._owner.pw_uid if self._owner else None,
-                    group=self._owner.pw_gid if self._owner else None,
-                    extra_groups=[] if self._owner else None,
-                    check=False,
-                )
-            except OSError as error:
-                raise EmbeddedError(f"{program} cannot be run: {error}") from error
+    def _run(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        with tempfile.TemporaryFile() as output:
+            status = self._start(*command, output=output).wait()
             output.seek(0)
-            return subprocess.CompletedProcess(done.args, done.returncode, output.read())
+            return subprocess.CompletedProcess(command, status, output.read().decode())
+
+    def _start(self, program: str, *arguments: str, output: BinaryIO) -> "subprocess.Popen[bytes]":
+        try:
+            if self._owner:
+                for path in (self.directory, self._programs / program):
+                    let_search(self._owner, path)
+            return subprocess.Popen(
+                [self._programs / program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env={"PATH": os.defpath, "LC_ALL": "C"},
+                start_new_session=True,
+                user=self._owner.pw_uid if self._owner else None,
+                group=self._owner.pw_gid if self._owner else None,
+                extra_groups=[] if self._owner else None,
+            )
+        except OSError as error:
+            raise EmbeddedError(f"{program} cannot be run: {error}") from error
 
     def _socket_directory(self) -> Path:
         """The server's own directory, or a short one where the socket's path would be too long."""
@@ -292,7 +311,7 @@ def _programs() -> Path:
 
 def _owner(directory: Path) -> pwd.struct_passwd:
     """The user that the server runs as where this process is root: the one that has its files."""
-    with contextlib.suppress(FileNotFoundError, KeyError):
+    with contextlib.suppress(OSError, KeyError):
         found = directory.stat().st_uid
         if found:
             return pwd.getpwuid(found)

@@ -15,7 +15,6 @@ from chalicelib.metadata.database import Database, DatabaseError, Runner, Transa
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _LOCK = 0x4F52_4547  # any number, the same in every release
-_UNDEFINED_TABLE = "42P01"
 _SECONDS = 3600.0
 
 
@@ -46,12 +45,9 @@ def migrate(url: str, directory: Path = MIGRATIONS) -> list[str]:
 
 def current(runner: Runner, directory: Path = MIGRATIONS) -> bool:
     """Whether every migration of this release has been applied: for a host that applies none."""
-    try:
-        applied = _applied(runner)
-    except DatabaseError as error:
-        if error.sqlstate == _UNDEFINED_TABLE:
-            return False
-        raise
+    if runner.run("SELECT to_regclass('schema_migrations') IS NULL")[0][0]:
+        return False
+    applied = _applied(runner)
     return all(applied.get(file.name) == _checksum(file) for file in _files(directory))
 
 

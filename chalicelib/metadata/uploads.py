@@ -147,22 +147,57 @@ def settle(
     )
 
 
-def commit(runner: Runner, upload: Upload, digest: bytes, size: int) -> bool:
-    """To ``committed``: from ``committing`` with that digest whoever settled it, or from ``open``
-    by the newest request. False where it is neither."""
-    return bool(
-        runner.run(
-            "UPDATE uploads SET state = 'committed', digest = :digest, received = :size,"
-            " hash_state = NULL, staged = NULL"
-            " WHERE id = CAST(:id AS uuid)"
-            " AND (state = 'committing' AND digest = :digest OR state = 'open' AND epoch = :epoch)"
-            " RETURNING 1",
-            id=upload.id,
-            epoch=upload.epoch,
-            digest=digest,
-            size=size,
-        )
+def commit(
+    runner: Runner, upload: Upload, digest: bytes, staged: Staged, store: str, instead_of: str
+) -> str | None:
+    """Link the blob into the repository, and go to ``committed``: from ``committing`` with that
+    digest whoever settled it, or from ``open`` by the newest request. None where it is neither.
+
+    Gives the key that the blob has in this store, which is another than the upload's where somebody
+    was earlier. ``instead_of`` names a key whose object was found missing: that one is replaced.
+    The blob's row is locked until the transaction ends, and manifests that were admitted without
+    the blob hold it from now on. One statement, since every push waits for it.
+    """
+    rows = runner.run(
+        "WITH done AS ("
+        " UPDATE uploads SET state = 'committed', digest = :digest, received = :size,"
+        " hash_state = NULL, staged = NULL"
+        " WHERE id = CAST(:id AS uuid)"
+        " AND (state = 'committing' AND digest = :digest OR state = 'open' AND epoch = :epoch)"
+        " RETURNING repository"
+        "), known AS ("
+        " SELECT r.id FROM repositories r JOIN done ON r.name = done.repository"
+        "), made AS ("
+        " INSERT INTO repositories (name)"
+        " SELECT repository FROM done WHERE NOT EXISTS (SELECT FROM known)"
+        " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id"
+        "), home AS (SELECT id FROM known UNION ALL SELECT id FROM made"
+        "), blob AS ("
+        " INSERT INTO blobs (digest, size) SELECT :digest, :size FROM done"
+        " ON CONFLICT (digest) DO UPDATE SET size = blobs.size RETURNING digest"
+        "), copy AS ("
+        " INSERT INTO blob_copies AS c (digest, store, key)"
+        " SELECT digest, :store, :key FROM blob"
+        " ON CONFLICT (digest, store) DO UPDATE"
+        " SET key = CASE WHEN c.key = :instead_of THEN excluded.key ELSE c.key END RETURNING key"
+        "), link AS ("
+        " INSERT INTO repository_blobs (repository_id, digest)"
+        " SELECT home.id, blob.digest FROM home, blob"
+        " ON CONFLICT (repository_id, digest) DO UPDATE SET linked_at = now()"
+        "), held AS ("
+        " UPDATE manifest_references f SET blob = f.digest FROM home"
+        " WHERE f.repository_id = home.id AND f.digest = :digest"
+        " AND blob IS NULL AND child IS NULL AND NOT is_manifest"
+        ") SELECT key FROM copy",
+        id=upload.id,
+        epoch=upload.epoch,
+        digest=digest,
+        size=staged.size,
+        store=store,
+        key=staged.key,
+        instead_of=instead_of,
     )
+    return str(rows[0][0]) if rows else None
 
 
 def cancel(runner: Runner, upload_id: str, repository: str) -> bool:

@@ -228,26 +228,34 @@ def _receive(context: Context, request: Request, upload_id: str, digest: bytes |
     empty = request.headers.get("Content-Length", "0") == "0" and (
         "Transfer-Encoding" not in request.headers
     )
-    if digest is not None:
+    if empty and digest is not None:
+        # The commonest end of a push: nothing is to be staged, so no epoch is raised.
         upload = uploads.find(context.database, upload_id, repository)
-        if upload is not None and upload.digest is not None:
-            if upload.digest != digest or upload.state == "cancelled":
-                raise _unknown()
-            if upload.state == "committed":
-                return _Repeated(_created(context, repository, digest))
-            return _Ending(context, request, upload, digest)
-        if upload is not None and upload.state == "open" and empty and upload.staged is not None:
-            if offset not in (None, upload.received):
+        if upload is not None and (upload.state != "open" or upload.staged is not None):
+            if upload.state == "open" and offset not in (None, upload.received):
                 raise _out_of_order(context, request, upload)
-            return _Ending(context, request, upload, digest)
+            return _without_bytes(context, request, upload, digest)
     key = secrets.token_hex(16)
     begun = uploads.begin(context.database, upload_id, repository, offset, key, _lifetime(context))
-    if begun is None:
-        upload = uploads.find(context.database, upload_id, repository)
-        if upload is None or upload.state != "open":
-            raise _unknown()
+    if begun is not None:
+        return _Body(context, request, begun, key, digest)
+    upload = uploads.find(context.database, upload_id, repository)
+    if upload is None:
+        raise _unknown()
+    if upload.state == "open":
         raise _out_of_order(context, request, upload)
-    return _Body(context, request, begun, key, digest)
+    return _without_bytes(context, request, upload, digest)
+
+
+def _without_bytes(
+    context: Context, request: Request, upload: Upload, digest: bytes | None
+) -> Receiver:
+    """Who ends a request that has no bytes to stage, or whose bytes are not wanted."""
+    if upload.state == "cancelled" or digest is None or upload.digest not in (None, digest):
+        raise _unknown()
+    if upload.state == "committed":
+        return _Repeated(_created(context, upload.repository, digest))
+    return _Ending(context, request, upload, digest)
 
 
 class _Repeated:
@@ -288,24 +296,42 @@ def _commit(
     if not verified:
         _reread(context, upload, digest, staged)
 
-    store = context.store.name
-    known = blobs.copy(context.database, digest, store)
-    lost = known is not None and context.store.size(known.key) != known.size
-
-    def work(transaction: Transaction) -> str | None:
-        if not uploads.commit(transaction, upload, digest, staged.size):
-            return None
-        missing = known.key if known is not None and lost else ""
-        key = blobs.add(transaction, digest, staged.size, store, staged.key, missing)
-        blobs.link(transaction, repositories.ensure(transaction, upload.repository), digest)
-        return key
-
-    kept = context.database.transaction(work)
+    kept = _link(context, upload, digest, staged)
     if kept is None:
         return _after_another(context, request, upload, digest)
     if kept != staged.key:
         context.store.discard(staged.key)
     return _created(context, upload.repository, digest)
+
+
+class _EarlierError(Exception):
+    """Undoes a transaction: the blob has an object already."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _link(context: Context, upload: Upload, digest: bytes, staged: Staged) -> str | None:
+    """Commit, in one transaction; gives the blob's key, or None where the upload is not ours to
+    commit. Where somebody pushed the blob earlier, their object stays, unless storage has lost
+    it."""
+    store = context.store
+    seen = missing = ""
+
+    def work(transaction: Transaction) -> str | None:
+        key = uploads.commit(transaction, upload, digest, staged, store.name, missing)
+        if key not in (None, staged.key, seen):
+            raise _EarlierError(key)
+        return key
+
+    while True:
+        try:
+            return context.database.transaction(work)
+        except _EarlierError as earlier:
+            # Looked for outside the transaction, which would hold the blob's row meanwhile.
+            seen = earlier.key
+            missing = seen if store.size(seen) != staged.size else ""
 
 
 def _reread(context: Context, upload: Upload, digest: bytes, staged: Staged) -> None:
