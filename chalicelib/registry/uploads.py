@@ -362,7 +362,7 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
     """Link a blob from a repository that the caller may pull from; ``from`` names it, or any
     does."""
     if request.query.get("from"):
-        candidates = [request.query["from"]]
+        candidates = [references.checked_name(request.query["from"])]
     else:
         candidates = blobs.repositories(context.database, digest, _MOUNT_CANDIDATES)
     for source in candidates:

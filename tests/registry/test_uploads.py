@@ -292,6 +292,14 @@ def test_mount_of_what_is_not_there(client: Client, repository: str) -> None:
     assert answer.status == 201
 
 
+@pytest.mark.parametrize("source", ["%00", "UPPER", "a%FFb", "../a", "x" * 256])
+def test_mount_from_what_is_no_name(client: Client, repository: str, source: str) -> None:
+    digest = push_blob(client, repository, DATA)
+    target = f"/v2/{repository}/to/blobs/uploads/?mount={digest}&from={source}"
+    answer = client.request("POST", target)
+    assert (answer.status, answer.code) == (400, "NAME_INVALID")
+
+
 # Two at once, and crashes. These drive the functions directly, between their steps.
 
 
