@@ -1,9 +1,10 @@
 """One connection to Postgres, and what can go wrong on it.
 
 pg8000 connects, authenticates and converts values. Statements take a path of our own over its
-socket, since pg8000 sends an unprepared one in three parts that a pooler in transaction mode may
-give to three servers, asks the server to flush after every message, and carries bytea as
-hexadecimal text. Here each is one round trip, and a manifest's bytes travel as bytes.
+socket: pg8000 sends an unprepared one in three parts, which a pooler in transaction mode gives to
+three servers (behind PgBouncer it answered with another client's rows), asks the server to flush
+after every message, and carries bytea as hexadecimal text. Here each is one round trip, and a
+manifest's bytes travel as bytes.
 
 Source: PostgreSQL documentation, "Frontend/Backend Protocol".
 """
@@ -34,6 +35,7 @@ _POOLER = ": is this a pooler in transaction mode? Then set OPENREGISTRY_DATABAS
 _CONNECT_SECONDS = 5.0
 _MOST_STATEMENTS = 256
 _BYTEA = 17
+_BINARY = (bytes, bytearray, memoryview)
 
 
 class DatabaseError(Exception):
@@ -122,7 +124,7 @@ def _bind(name: bytes, values: Sequence[object], types: Any, formats: bytes) -> 
             kinds.append(b"\0\0")
             parts.append(b"\xff\xff\xff\xff")
             continue
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, _BINARY):
             kinds.append(b"\0\1")
             data = bytes(value)
         else:

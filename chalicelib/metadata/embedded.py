@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import BinaryIO, Self
 from urllib.parse import quote
 
+from chalicelib.metadata.acl import let_pass
 from chalicelib.metadata.connection import ConnectError, Connection
-from chalicelib.metadata.search import let_search
 from chalicelib.metadata.target import Target
 
 log = logging.getLogger(__name__)
@@ -103,11 +103,15 @@ class Embedded:
         try:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
             self._use = self._open(self._beside(".users"))
+            with self._alone():
+                fcntl.flock(self._use, fcntl.LOCK_SH)
+                sentinel = self._ensure()
         except OSError as error:
+            self.stop()
             raise EmbeddedError(f"the embedded Postgres cannot be set up: {error}") from error
-        with self._alone():
-            fcntl.flock(self._use, fcntl.LOCK_SH)
-            sentinel = self._ensure()
+        except BaseException:
+            self.stop()
+            raise
         self._keeper = threading.Thread(
             target=self._keep, args=(sentinel,), name="embedded-postgres", daemon=True
         )
@@ -127,9 +131,7 @@ class Embedded:
             fcntl.flock(self._use, fcntl.LOCK_UN)
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._run("pg_ctl", "-D", str(self.directory), "-m", "fast", "-w", "stop")
-                if self._child is not None:
-                    self._child.wait()
+                self._halt()
             os.close(self._use)
             self._use = None
 
@@ -165,6 +167,8 @@ class Embedded:
                 return Connection(target, prepare=True, timeout=10)
             except ConnectError as error:
                 reason = str(error)
+                if not error.passing:
+                    break
             waited = time.monotonic() - began
             if self._runs():
                 if waited > _RECOVERY:
@@ -187,8 +191,15 @@ class Embedded:
         # Of a dead server's process, whose id may be taken.
         (sockets / f"{_SOCKET}.lock").unlink(missing_ok=True)
         command = ["postgres", "-D", str(self.directory), "-k", str(sockets)]
-        with open(self._open(self.directory / "start.log", os.O_TRUNC), "wb") as words:
+        with os.fdopen(self._open(self.directory / "start.log", os.O_TRUNC), "wb") as words:
             self._child = self._start(*command, "-h", "", output=words)
+
+    def _halt(self) -> None:
+        for mode in ("fast", "immediate"):  # the second where the first takes more than a minute
+            if self._run("pg_ctl", "-D", str(self.directory), "-m", mode, "stop").returncode == 0:
+                break
+        if self._child is not None:
+            self._child.wait()
 
     def _last_words(self) -> str:
         """Why a server did not start. Its log begins in one file and goes on in another."""
@@ -263,7 +274,7 @@ class Embedded:
         try:
             if self._owner:
                 for path in (self.directory, self._programs / program):
-                    let_search(self._owner, path)
+                    let_pass(self._owner, path)
             return subprocess.Popen(
                 [self._programs / program, *arguments],
                 stdin=subprocess.DEVNULL,

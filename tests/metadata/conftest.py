@@ -27,6 +27,7 @@ def url(server: Postgres) -> str:
         server.start()
     server.query("DROP SCHEMA public CASCADE")
     server.query("CREATE SCHEMA public")
+    server.query("GRANT USAGE ON SCHEMA public TO public")
     return f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
 
 

@@ -18,7 +18,7 @@ _NO_ID = 0xFFFF_FFFF
 _SEARCH = 1
 
 
-def let_search(user: pwd.struct_passwd, path: Path) -> None:
+def let_pass(user: pwd.struct_passwd, path: Path) -> None:
     """Let a user pass through the directories above a path, which may be listed by nobody who
     could not list them before. Raises ``OSError`` where a directory keeps the user out."""
     for directory in reversed(path.parents):
