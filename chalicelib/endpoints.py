@@ -19,13 +19,14 @@ from chalicelib.http import (
     RegistryError,
     Request,
     Response,
+    SizeInvalid,
     Unavailable,
     Unsupported,
 )
 from chalicelib.identity import Permission
 from chalicelib.identity.capabilities import PARAMETER
 from chalicelib.registry import blobs, catalog, manifests, references, referrers, tags, uploads
-from chalicelib.storage import StorageError
+from chalicelib.storage import ObjectTooLarge, StorageError
 
 _log = logging.getLogger(__name__)
 _VERSION = ("Docker-Distribution-Api-Version", "registry/2.0")
@@ -223,6 +224,8 @@ def _seen(request: Request, error: Exception) -> RegistryError:
     """The error as the client may see it."""
     if isinstance(error, RegistryError):
         return error
+    if isinstance(error, ObjectTooLarge):
+        return SizeInvalid(str(error), status=413)
     if isinstance(error, StorageError):
         _log.warning("%s %s: %s", request.method, request.path, error)
         return Unavailable("Storage cannot do this now; try again.", str(error))

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 class StorageError(Exception):
     """Storage did not do what was asked, after its own retries: it is full, down or slow. The
-    text is a sentence for the log and for whoever runs the registry."""
+    text is a sentence that clients may see; what only those who run the registry may know is
+    logged."""
 
 
 class NoSuchObject(StorageError):
@@ -88,7 +89,7 @@ class ObjectStore(Protocol):
         """A writer that goes on from ``staged``. ``key`` is this request's own. ``reserve(n)``
         gives the first of n part numbers (from 1) that no other request of this upload has, each
         time higher ones; what it raises, because another request took the upload over, passes
-        through. ``reserve(0)`` only asks whether that happened."""
+        through."""
 
     def complete(self, staged: Staged) -> None:
         """Make ``staged.key`` an object. Repeating it is harmless: an object of the right size

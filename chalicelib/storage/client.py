@@ -43,6 +43,9 @@ _ERRORS = (BotoCoreError, ClientError, ResponseParserError)
 _TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {"OperationAborted", "RequestTimeout", "SlowDown"}
 
+_ROUTINE = {"404", "InvalidRange", "NoSuchKey", "NoSuchUpload", "NotFound"}
+"""Refusals that the store expects, and answers itself."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -99,12 +102,14 @@ class Client:
                 answer = method(**parameters)
             except _ERRORS as error:
                 problem = _problem(error)
-                late = attempt == attempts or time.monotonic() - began > PATIENCE
-                if late or isinstance(problem, Refused):
+                refused = isinstance(problem, Refused)
+                if refused or attempt == attempts or time.monotonic() - began > PATIENCE:
+                    if not (isinstance(problem, Refused) and problem.code in _ROUTINE):
+                        _log.warning("gave up after attempt %d: %s", attempt, error)
                     raise problem from error
                 pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
                 pause *= random.uniform(0.5, 1)  # noqa: S311
-                _log.info("%s Attempt %d of %d; again in %.1f s", problem, attempt, attempts, pause)
+                _log.info("trying again in %.1f s: %s", pause, error)
                 if abandoned is None:
                     time.sleep(pause)
                 elif abandoned.wait(pause):
@@ -147,7 +152,7 @@ class Download:
                 failures += 1
                 if failures == ATTEMPTS:
                     raise _problem(error) from error
-                _log.info("%s Going on at byte %d", _problem(error), self._offset)
+                _log.info("going on at byte %d: %s", self._offset, error)
                 self.close()
                 self._body = self._open()
                 continue
@@ -181,15 +186,16 @@ class Download:
 
 
 def _problem(error: Exception) -> StorageError:
-    """What went wrong, as a sentence."""
+    """What went wrong, as a sentence. It does not repeat what the service or botocore said, where
+    addresses and accounts may be named."""
     if isinstance(error, ClientError):
-        answer = error.response
-        status = answer["ResponseMetadata"]["HTTPStatusCode"]
-        code, message = answer["Error"].get("Code", ""), answer["Error"].get("Message", "")
-        sentence = f"Object storage answered {error.operation_name} with {status} {code}: {message}"
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        code = error.response["Error"].get("Code", "")
+        sentence = f"Object storage answered {error.operation_name} with {status} {code}."
         if status in _TRANSIENT_STATUSES or code in _TRANSIENT_CODES:
             return StorageError(sentence)
         return Refused(sentence, code)
+    name = type(error).__name__
     if isinstance(error, _TRANSIENT):
-        return StorageError(f"Object storage is out of reach: {error}")
-    return Refused(f"Object storage cannot be asked: {error}", type(error).__name__)
+        return StorageError(f"Object storage is out of reach: {name}.")
+    return Refused(f"Object storage cannot be asked: {name}.", name)

@@ -9,14 +9,13 @@ request goes on.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from chalicelib.http import Piece
-from chalicelib.storage import ObjectTooLarge, Refused, Staged
+from chalicelib.storage import ObjectTooLarge, Staged
 from chalicelib.storage.parts import Part
 
 if TYPE_CHECKING:
@@ -85,13 +84,12 @@ class S3Writer:
         self._abandoned = threading.Event()
 
     def write(self, pieces: Sequence[Piece]) -> None:
-        with self._asking_who_ended_it():
-            for piece in pieces:
-                if len(piece):
-                    if self._part is None:
-                        self._resume()
-                    self._take(memoryview(piece))
-                    self._size += len(piece)
+        for piece in pieces:
+            if len(piece):
+                if self._part is None:
+                    self._resume()
+                self._take(memoryview(piece))
+                self._size += len(piece)
 
     def close(self, *, final: bool) -> Staged:
         part, multipart = self._part, self._multipart
@@ -101,14 +99,13 @@ class S3Writer:
             self._store.put(self._key, part, self._abandoned)
             self._release()
             return Staged(self._key, self._size, whole=True, state={})
-        with self._asking_who_ended_it():
-            number = self._number()
-            if short := not final and not part.full:
-                multipart.tail, multipart.tail_size = tail_of(self._key), part.size
-                self._start(part, self._store.put, multipart.tail, part, self._abandoned)
-            last = number, self._upload(multipart, number, part)
-            while self._sending:
-                self._settle()
+        number = self._number()
+        if short := not final and not part.full:
+            multipart.tail, multipart.tail_size = tail_of(self._key), part.size
+            self._start(part, self._store.put, multipart.tail, part, self._abandoned)
+        last = number, self._upload(multipart, number, part)
+        while self._sending:
+            self._settle()
         self._release()
         multipart.parts.sort()
         if short:
@@ -196,16 +193,6 @@ class S3Writer:
     def _part_size(self) -> int:
         """That of the upload's first part, whatever the setting is by now."""
         return self._store.part_size if self._multipart is None else self._multipart.part_size
-
-    @contextmanager
-    def _asking_who_ended_it(self) -> Iterator[None]:
-        """Where the multipart upload is gone, another request ended it: ``reserve`` says so."""
-        try:
-            yield
-        except Refused as error:
-            if error.code == "NoSuchUpload":
-                self._reserve(0)
-            raise
 
     def _release(self) -> None:
         for part in self._sending.values():

@@ -49,7 +49,7 @@ class Upload:
 
     def reserve(self, count: int) -> int:
         """Part numbers as the registry gives them."""
-        return min(itertools.islice(self.numbers, count), default=0)
+        return min(itertools.islice(self.numbers, count))
 
     @property
     def staged(self) -> Staged:

@@ -104,7 +104,7 @@ class _Connection(socketserver.StreamRequestHandler):
             self.server.stopped.wait(30)
             return False
         if fault.status:
-            code = {500: "InternalError", 503: "SlowDown"}.get(fault.status, "Odd")
+            code = {404: "NoSuchUpload", 500: "InternalError", 503: "SlowDown"}[fault.status]
             text = f"<Error><Code>{code}</Code><Message>So it was planned</Message></Error>"
             answer = text.encode() if method != "HEAD" else b""
             self.wfile.write(

@@ -122,37 +122,47 @@ def test_trouble_that_does_not_end(
 def test_nobody_listens(open_s3: Callable[..., S3Store]) -> None:
     store = open_s3(f"s3://registry?endpoint=http://127.0.0.1:{free_port()}")
     began = time.monotonic()
-    with pytest.raises(StorageError, match=r"^Object storage is out of reach: .*"):
+    with pytest.raises(StorageError, match="Object storage is out of reach") as caught:
         store.check()
+    assert "127.0.0.1" not in str(caught.value)  # is nobody's business
     with pytest.raises(StorageError):
         Upload(store).send(b"bytes")
     assert time.monotonic() - began < 10
 
 
-def test_abort_does_not_wait_for_retries(faulty: S3Store, proxy: FaultyProxy) -> None:
+def test_abort_does_not_wait_for_retries(
+    faulty: S3Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_FIRST_PAUSE", 5)
+    monkeypatch.setattr(client, "_LONGEST_PAUSE", 5)
     proxy.always = {"UploadPart": Fault(status=503)}
-    upload = Upload(faulty)
-    writer = upload.writer()
+    writer = Upload(faulty).writer()
     writer.write([content(4 * PART)])
     time.sleep(0.3)
     began = time.monotonic()
     writer.abort()
-    assert time.monotonic() - began < 1
-    asked = proxy.count("UploadPart")
-    time.sleep(1)
-    assert proxy.count("UploadPart") == asked
+    assert time.monotonic() - began < 2
+    assert faulty.process.memory.lent == 0
 
 
 def test_completion_that_was_done_already(
-    faulty: S3Store, proxy: FaultyProxy, s3: "S3Client", s3_server: S3
+    faulty: S3Store, proxy: FaultyProxy, s3: "S3Client"
 ) -> None:
+    """Most services have forgotten the multipart upload by then; SeaweedFS still knows it."""
     upload = Upload(faulty)
     upload.send(content(2 * PART))
+    forgotten = Fault(status=404)
+    proxy.will("CompleteMultipartUpload", forgotten)
+    with pytest.raises(StorageError, match="404 NoSuchUpload"):
+        upload.complete()
     upload.complete()
+    proxy.will("CompleteMultipartUpload", Fault(status=500), forgotten)
     proxy.will("HeadObject", Fault(status=503))
     upload.complete()
+    same(everything(faulty, upload.staged.key), upload.sent)
     s3.put_object(**faulty.address(upload.staged.key), Body=b"something else")
-    with pytest.raises(Refused):
+    proxy.will("CompleteMultipartUpload", forgotten)
+    with pytest.raises(StorageError, match="404 NoSuchUpload"):
         upload.complete()
 
 
@@ -207,6 +217,7 @@ def test_wrong_credentials(
     with pytest.raises(Refused, match="403"):
         store.check()
     assert proxy.count("PutObject") == 1
+    assert "signature we calculated does not match" in caplog.text
     assert "no-such-secret" not in caplog.text + str(caught.value)
 
 
@@ -218,15 +229,15 @@ def test_no_credentials(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{tmp_path}/none")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(StorageError, match="credentials"):
+    with pytest.raises(StorageError, match="NoCredentialsError"):
         store.check()
-    with pytest.raises(StorageError, match="credentials"):
+    with pytest.raises(StorageError, match="NoCredentialsError"):
         store.presign("GET", "0" * 32, 60)
 
 
 def test_wrong_profile(open_s3: Callable[..., S3Store], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(StorageError, match="profile"):
+    with pytest.raises(StorageError, match="ProfileNotFound"):
         open_s3().check()
 
 
