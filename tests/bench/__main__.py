@@ -1,13 +1,14 @@
 """`make bench`: measure both registries and print what came of it.
 
 Both run at once, one is measured while the other is idle, and the sides alternate, so that what
-else the machine does in the meantime befalls both.
+else the machine does in the meantime befalls both. All of it takes about half an hour.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ QUICK = 8
 
 
 def main() -> int:
-    """Run what the command line asks for; 1 when a request failed or a target was missed."""
+    """Run what the command line asks for; 1 when a request failed. The table tells of targets."""
     options = _options()
     chosen = [one for one in WORKLOADS if _wanted(one.name, options.only)]
     if options.list:
@@ -36,6 +37,7 @@ def main() -> int:
         print(reason, file=sys.stderr)
         return 2
     servers.clear_environment()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so stop the servers
     print(f"{table.machine()}; load average {os.getloadavg()[0]:.1f}", flush=True)
     tables: dict[Storage, list[Row]] = {}
     for storage in options.storage or STORAGES:
@@ -59,7 +61,7 @@ def main() -> int:
     failed = [error for row in rows for side in sides for error in row.errors(side)]
     for error in failed[:10]:
         print(f"failed: {error}", file=sys.stderr)
-    return 1 if failed or any(row.met() is False for row in rows) else 0
+    return 1 if failed else 0
 
 
 def _options() -> argparse.Namespace:
@@ -70,7 +72,7 @@ def _options() -> argparse.Namespace:
     add("--storage", nargs="+", choices=STORAGES, help="both unless told")
     add("--side", nargs="+", choices=(PEER, OURS), help="both unless told")
     add("--repeat", type=int, default=3, help="runs of each, of which the median counts (3)")
-    add("--seconds", type=float, default=3.0, help="how long the short workloads run (3)")
+    add("--seconds", type=float, default=2.0, help="how long the short workloads run (2)")
     add("--quick", action="store_true", help="one short run of each, with smaller blobs")
     add("--json", type=Path, metavar="FILE", help="write every run here")
     add("--markdown", type=Path, metavar="FILE", help="write the tables between FILE's marks")
