@@ -127,8 +127,7 @@ class Embedded:
         if self._keeper is not None:
             self._keeper.join()
         with self._alone():
-            # Said in so many words, since forked processes have the same open file.
-            fcntl.flock(self._use, fcntl.LOCK_UN)
+            fcntl.flock(self._use, fcntl.LOCK_UN)  # which forked processes hold open, too
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._halt()
@@ -143,6 +142,7 @@ class Embedded:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process forked meanwhile holds it open
             os.close(handle)
 
     def _beside(self, suffix: str) -> Path:

@@ -20,6 +20,7 @@ class Relay:
 
     def __init__(self, target: int) -> None:
         self._target = target
+        self._clients: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cut: Cut | None = None
@@ -31,10 +32,17 @@ class Relay:
     def close(self) -> None:
         self._listener.close()
 
+    def hang_up(self) -> None:
+        """End all connections."""
+        for client in self._clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._clients.append(client)
                 server = socket.create_connection(("127.0.0.1", self._target))
                 mute = threading.Event()
                 down = threading.Thread(target=self._down, args=(client, server, mute), daemon=True)

@@ -373,7 +373,7 @@ class TestPool:
     ) -> None:
         database = connect("postgresql://nobody@127.0.0.1:1/x", pool=1)
         for _ in range(3):
-            with pytest.raises(Unavailable):
+            with pytest.raises(Unavailable, match="does not answer"):
                 database.run("SELECT 1")
 
     def test_close(self, connect: Connect, server: Postgres) -> None:
@@ -556,6 +556,15 @@ class TestOutages:
         assert len(calls) == 2
         assert values(database) == ["x"]
 
+    def test_a_unix_socket_that_ends_between_statements(
+        self, connect: Connect, database: Database, server: Postgres
+    ) -> None:
+        other = connect(f"postgresql://postgres@/postgres?host={server.data}&port={server.port}")
+        other.run("INSERT INTO t VALUES (1, 'x')")
+        server.query(f"SELECT pg_terminate_backend({backend(other)}, 1000)")
+        other.run("INSERT INTO t VALUES (2, 'x')")
+        assert values(database) == ["x", "x"]
+
 
 @pytest.fixture
 def relayed(connect: Connect, database: Database, url: str) -> Iterator[tuple[Database, Relay]]:
@@ -568,6 +577,16 @@ def relayed(connect: Connect, database: Database, url: str) -> Iterator[tuple[Da
 
 
 class TestLostAnswers:
+    def test_an_idle_connection_that_ended_without_a_word(
+        self, relayed: tuple[Database, Relay], database: Database
+    ) -> None:
+        other, relay = relayed
+        other.run("INSERT INTO t VALUES (1, 'x')")
+        relay.hang_up()
+        time.sleep(1.1)
+        other.run("INSERT INTO t VALUES (2, 'x')")
+        assert values(database) == ["x", "x"]
+
     @pytest.mark.parametrize("delivered", [True, False])
     def test_commit(
         self, relayed: tuple[Database, Relay], database: Database, delivered: bool
