@@ -6,7 +6,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class Image:
     manifest: Content
     config: Content
     layers: tuple[Content, ...]
-    files: dict[str, bytes] = field(repr=False)
+    files: dict[str, str]
+    """The sha256 of each file in the layers, by name: short enough for a failed test's message."""
 
     @property
     def blobs(self) -> tuple[Content, ...]:
@@ -89,7 +90,7 @@ def make_image(
             "layers": [layer.descriptor for layer in layers],
         },
     )
-    return Image(manifest, config, layers, files)
+    return Image(manifest, config, layers, hashes(files))
 
 
 def make_index(images: Sequence[Image]) -> Content:
@@ -145,14 +146,19 @@ def layout_contents(directory: Path) -> dict[str, bytes]:
     return contents
 
 
-def layout_files(directory: Path) -> dict[str, bytes]:
-    """The files in all layers of the only image of a layout."""
+def layout_files(directory: Path) -> dict[str, str]:
+    """The files in all layers of the only image of a layout, as in ``Image.files``."""
     contents = layout_contents(directory)
     [entry] = json.loads((directory / "index.json").read_bytes())["manifests"]
     files = {}
     for layer in json.loads(contents[entry["digest"]])["layers"]:
-        files.update(tar_files(contents[layer["digest"]]))
+        files.update(hashes(tar_files(contents[layer["digest"]])))
     return files
+
+
+def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The sha256 of each file."""
+    return {name: _sha256(data) for name, data in files.items()}
 
 
 def tar_files(data: bytes) -> dict[str, bytes]:

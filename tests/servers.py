@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -60,10 +61,13 @@ def free_port() -> int:
     return port
 
 
+_ANY_CERTIFICATE = ssl._create_unverified_context()
+
+
 def answers(url: str, status: int = 200) -> bool:
     """Whether a GET of url gives status within two seconds."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=2, context=_ANY_CERTIFICATE) as response:
             return bool(response.status == status)
     except urllib.error.HTTPError as error:
         return error.code == status
@@ -205,7 +209,8 @@ class Registry(Server):
     @property
     def url(self) -> str:
         """The address to put before a path."""
-        return f"http://{self.host}"
+        scheme = "https" if self.settings.get("OPENREGISTRY_TLS_CERTIFICATE") else "http"
+        return f"{scheme}://{self.host}"
 
     def command(self) -> list[str]:
         return [str(OPENREGISTRY), "serve"]

@@ -83,7 +83,7 @@ class Shell:
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{self.output()}"
 
-    def start(self, block: Block, url: str) -> None:
+    def start(self, block: Block, address: str) -> None:
         """Start a block that stays, and wait until a registry serves."""
         with self._log.open("ab") as log:
             process = subprocess.Popen(
@@ -96,7 +96,7 @@ class Shell:
             )
         self._background.append(process)
         wait_until(
-            lambda: answers(url + "/ready"),
+            lambda: any(answers(f"{scheme}://{address}/ready") for scheme in ("http", "https")),
             60,
             lambda: f"the registry to serve:\n{block}\n{self.output()}",
             lambda: process.poll() is None,
@@ -176,7 +176,7 @@ def test_commands(
         environment["DOCKER_HOST"] = f"unix://{docker.socket}"
     for block in blocks:
         if block.mark == "background":
-            shell.start(block, f"http://127.0.0.1:{port}")
+            shell.start(block, f"127.0.0.1:{port}")
         else:
             shell.run(block)
 
@@ -186,7 +186,7 @@ def test_marks(page: Path) -> None:
     """No command hides behind another language or a misspelt mark, and no target is made up."""
     text = page.read_text()
     for block in blocks_of(text):
-        assert block.language not in ("", "bash", "console", "shell", "zsh"), f"use `sh`: {block}"
+        assert block.language not in ("bash", "console", "shell", "zsh"), f"use `sh`: {block}"
         if block.language == "sh":
             assert block.mark in ("", "background") or block.skipped, str(block)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -39,7 +39,16 @@ def outcome(code: str, directory: Path, ci: str) -> str:
     """The last line of pytest about a file of tests."""
     file = directory / "test_skips.py"
     file.write_text(code)
-    options = ("-p", "tests.conftest", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "--quiet")
+    options = (
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:warnings",
+        f"--rootdir={ROOT}",
+        "--quiet",
+    )
     done = run(
         sys.executable, "-m", "pytest", *options, file, check=False, CI=ci, PYTHONPATH=str(ROOT)
     )

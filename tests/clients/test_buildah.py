@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.conftest import need
-from tests.images import layout_files, make_bytes
+from tests.images import hashes, layout_files, make_bytes
 from tests.servers import Registry, run
 from tests.witness import Witness
 
@@ -37,7 +37,7 @@ def build(
     tag: str,
     sizes: tuple[int, ...] = SIZES,
     architecture: str = "amd64",
-) -> dict[str, bytes]:
+) -> dict[str, str]:
     """Build an image with a layer and a file for each size; give its files."""
     files = {
         f"layer-{number}": make_bytes(size, f"{tag} {number}") for number, size in enumerate(sizes)
@@ -48,10 +48,10 @@ def build(
     copies = "".join(f"COPY {name} /\n" for name in files)
     (context / "Containerfile").write_text(f"FROM scratch\n{copies}")
     buildah("build", "--layers", "--arch", architecture, "--tag", tag, context)
-    return files
+    return hashes(files)
 
 
-def files_of(buildah: Buildah, tag: str, layout: Path) -> dict[str, bytes]:
+def files_of(buildah: Buildah, tag: str, layout: Path) -> dict[str, str]:
     """The files in all layers of an image in the storage."""
     buildah("push", tag, f"oci:{layout}:latest")
     return layout_files(layout)
@@ -79,7 +79,7 @@ def test_build_on_a_pushed_image(buildah: Buildah, registry: Registry, tmp_path:
     buildah("push", "--tls-verify=false", child)
     buildah("rmi", "--all", "--force")
     buildah("pull", "--tls-verify=false", child)
-    added = {"Containerfile": (tmp_path / "Containerfile").read_bytes()}
+    added = hashes({"Containerfile": (tmp_path / "Containerfile").read_bytes()})
     assert files_of(buildah, child, tmp_path / "pulled") == files | added
 
 

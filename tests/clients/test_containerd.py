@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.programs import Run, as_bytes, built, client
-from tests.images import make_image, make_index, write_layout
+from tests.images import hashes, make_image, make_index, write_layout
 from tests.servers import Registry, Server, run, stopping
 from tests.witness import Witness
 
@@ -109,7 +109,7 @@ def test_push_and_pull(
     mounted.mkdir()
     ctr("-n", pull, "images", "mount", name, mounted)
     try:
-        files = {file.name: file.read_bytes() for file in mounted.iterdir()}
+        files = hashes({file.name: file.read_bytes() for file in mounted.iterdir()})
     finally:
         ctr("-n", pull, "images", "unmount", mounted)
     assert files == image.files

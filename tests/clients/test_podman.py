@@ -39,7 +39,7 @@ def load(podman: Podman, layout: Path, tag: str) -> None:
     podman("tag", podman("pull", "--quiet", f"oci:{layout}:latest").stdout.split()[-1], tag)
 
 
-def files_of(podman: Podman, tag: str, layout: Path) -> dict[str, bytes]:
+def files_of(podman: Podman, tag: str, layout: Path) -> dict[str, str]:
     """The files in all layers of an image in the storage."""
     podman("push", tag, f"oci:{layout}:latest")
     return layout_files(layout)
