@@ -50,11 +50,11 @@ class Program(Server):
 
     def workers(self) -> list[int]:
         """The processes that the supervisor started."""
-        return _children(self.pid)
+        return children(self.pid)
 
     def memory(self) -> int:
         """Bytes of memory of all processes, shared pages counted in parts (PSS)."""
-        return sum(_pss(pid) for pid in [self.pid, *self.workers()])
+        return sum(pss(pid) for pid in [self.pid, *self.workers()])
 
     def open_files(self) -> int:
         """How many files and sockets the workers have open."""
@@ -65,12 +65,12 @@ class Program(Server):
         return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.workers())
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(word) for word in text.split()]
 
 
-def _pss(pid: int) -> int:
+def pss(pid: int) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) << 10
