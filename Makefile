@@ -13,7 +13,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-long lint types format check clients conformance bench clean
+.PHONY: help run setup test test-long lint types format check clients conformance bench package clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
