@@ -213,8 +213,11 @@ def test_serve_with_nothing_but_a_folder(registry: Registry) -> None:
 
 def test_serve_says_where(serve: Callable[..., Registry]) -> None:
     server = serve()
-    lines = [json.loads(line) for line in server.output().splitlines()]
-    assert f"listens on http://{server.host}" in lines[1]["message"]
+    lines = server.output().splitlines()
+    logged = [json.loads(line)["message"] for line in lines if line.startswith("{")]
+    assert f"listens on http://{server.host}" in logged[1]
+    port = server.host.rpartition(":")[2]
+    assert f"    docker push localhost:{port}/hello" in lines
 
 
 def test_serve_with_an_address_that_is_taken(database_url: str, tmp_path: Path) -> None:

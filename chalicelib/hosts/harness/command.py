@@ -70,7 +70,7 @@ def serve(_options: argparse.Namespace) -> int:
             context = build_context(share)
         except (EmbeddedError, MigrationError, StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error
-        _announce(settings, listener, count)
+        _announce(settings, listener)
         supervisor.Supervisor(Registry(context), settings, listener, count).run()
     return 0
 
@@ -80,13 +80,12 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _announce(settings: Settings, listener: socket.socket, workers: int) -> None:
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    """Say where it listens: the log in its own way, and a person with the first thing to try."""
     address = Address(*listener.getsockname()[:2])
     scheme = "https" if settings.tls_certificate else "http"
     url = settings.public_url or f"{scheme}://{address}"
-    if not sys.stdout.isatty():
-        _log.info("OpenRegistry %s listens on %s://%s", __version__, scheme, address)
-        return
+    _log.info("OpenRegistry %s listens on %s://%s", __version__, scheme, address)
     name = url.partition("://")[2].replace("127.0.0.1:", "localhost:")
     sys.stdout.write(
         f"OpenRegistry {__version__} listens on {url}. Ctrl-C ends it.\n"
