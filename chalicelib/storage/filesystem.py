@@ -53,15 +53,12 @@ class FileStore:
                 path.unlink(missing_ok=True)
                 return
             joined.truncate(0)
-            start = 0
-            for key, suffix, size in _pieces(staged):
-                try:
-                    with self.path(key, suffix).open("rb", buffering=0) as piece:
-                        _copy(piece.fileno(), joined.fileno(), start, size)
-                except FileNotFoundError:
-                    raise StorageError(f"Staged bytes of {key} are missing.") from None
-                start += size
-            os.fsync(joined.fileno())
+            try:
+                self._join(staged, joined.fileno())
+            except BaseException:
+                # Where the disk is full, that would keep it so for everybody.
+                joined.truncate(0)
+                raise
             self.settle(staged.key, ".join", "")
 
     def discard(self, key: str) -> None:
@@ -140,6 +137,18 @@ class FileStore:
             folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
         self._durable.add(folder)
+
+    def _join(self, staged: Staged, target: int) -> None:
+        """Copy all that is staged to an empty file, durably."""
+        start = 0
+        for key, suffix, size in _pieces(staged):
+            try:
+                with self.path(key, suffix).open("rb", buffering=0) as piece:
+                    _copy(piece.fileno(), target, start, size)
+            except FileNotFoundError:
+                raise StorageError(f"Staged bytes of {key} are missing.") from None
+            start += size
+        os.fsync(target)
 
     def _remove(self, key: str, *suffixes: str) -> None:
         with _explained():
