@@ -97,7 +97,7 @@ def _translate(sql: str) -> tuple[bytes, tuple[str, ...]]:
 _Decoder = Callable[[bytes], Any]
 
 _DATA_ROW, _ROW_DESCRIPTION, _READY_FOR_QUERY = b"DTZ"
-_BIND_COMPLETE, _COMMAND_COMPLETE, _ERROR, _NOTICE = b"2CEN"
+_BIND_COMPLETE, _ERROR, _NOTICE = b"2EN"
 
 _int = struct.Struct("!i")
 _short = struct.Struct("!h")
@@ -252,9 +252,7 @@ class Connection:
     def commit(self) -> None:
         """End the transaction. A ``ConnectionLost`` that is not ``harmless`` leaves open whether it
         was committed."""
-        tag = self._exchange(_COMMIT, []).tag
-        if tag != b"COMMIT\0":
-            raise DatabaseError({"C": "25P02", "M": "the transaction had failed before its end"})
+        self._exchange(_COMMIT, [])
 
     def rollback(self) -> None:
         """Undo the transaction."""
@@ -358,13 +356,12 @@ class Connection:
 class _Reply:
     """What the server has said to one message."""
 
-    __slots__ = ("begun", "columns", "error", "rows", "tag")
+    __slots__ = ("begun", "columns", "error", "rows")
 
     def __init__(self) -> None:
         self.rows: list[list[Any]] = []
         self.columns: list[tuple[int, int]] = []
         """Type and format (1: binary) of each."""
-        self.tag = b""
         self.error: DatabaseError | None = None
         self.begun = False
 
@@ -372,8 +369,6 @@ class _Reply:
         """Take in a message that is no row."""
         if code == _BIND_COMPLETE:
             self.begun = True
-        elif code == _COMMAND_COMPLETE:
-            self.tag = data
         elif code in (_ERROR, _NOTICE):
             error = _error(data)
             # A server that stops at once says farewell in a notice.

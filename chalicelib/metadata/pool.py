@@ -16,7 +16,7 @@ _FRESH = 1.0
 _OLD = 300.0
 """Seconds that a connection has been idle: so long it is trusted, and so long it is trusted if the
 server has not hung up. After that, something on the way may have dropped it without a word."""
-_PATIENCE = 3.0
+_PATIENCE = 5.0
 _OUTAGE = 60.0
 """Seconds from an outage's beginning: so long a server that starts is waited for, and so long the
 outage is the same one. In between, callers hear at once that there is no server."""

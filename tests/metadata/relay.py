@@ -27,6 +27,8 @@ class Relay:
         self.cuts = 0
         self.sent = 0
         """Pieces that the client has sent, each at most a round trip."""
+        self.carried = 0
+        """Bytes, in both directions."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -62,6 +64,7 @@ class Relay:
         with contextlib.suppress(OSError), client, server:
             while data := client.recv(65536):
                 self.sent += 1
+                self.carried += len(data)
                 cut = self.cut
                 if cut is not None and cut.text in data:
                     self.cut, self.cuts = None, self.cuts + 1
@@ -77,6 +80,7 @@ class Relay:
     def _down(self, client: socket.socket, server: socket.socket, mute: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                self.carried += len(data)
                 if not mute.is_set():
                     client.sendall(data)
         if not mute.is_set():
