@@ -130,7 +130,7 @@ def answer(context: Context, request: Request) -> Response:
             raise TypeError("a streamed endpoint is driven by receive")
     except Exception as error:
         response = _failure(request, error)
-    return _finished(response)
+    return _finished(request, response)
 
 
 def receive(context: Context, request: Request) -> Receiver | Response:
@@ -142,7 +142,7 @@ def receive(context: Context, request: Request) -> Receiver | Response:
     except Exception as error:
         started = _failure(request, error)
     if isinstance(started, Response):
-        return _finished(started)
+        return _finished(request, started)
     return _Guarded(request, started)
 
 
@@ -165,7 +165,7 @@ class _Guarded:
         except Exception as error:
             self.abort()
             response = _failure(self._request, error)
-        return _finished(response)
+        return _finished(self._request, response)
 
     def abort(self) -> None:
         try:
@@ -233,5 +233,6 @@ def _seen(request: Request, error: Exception) -> RegistryError:
     return RegistryError("The registry failed; its log says why.", status=500)
 
 
-def _finished(response: Response) -> Response:
-    return replace(response, headers=[*response.headers, _VERSION])
+def _finished(request: Request, response: Response) -> Response:
+    headers = [*response.headers, _VERSION]
+    return replace(response, headers=headers, subject=request.subject)

@@ -122,12 +122,13 @@ class Response:
 
     A ``FileRegion`` or ``Stream`` body comes with a ``Content-Length`` among the headers; for
     ``bytes`` the host adds it where it is missing. An answer to HEAD has the ``Content-Length`` of
-    the answer to GET and an empty body.
+    the answer to GET and an empty body. ``subject`` is who asked, for the host's log.
     """
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
     body: "bytes | FileRegion | Stream" = b""
+    subject: str = ""
 
 
 class Receiver(Protocol):

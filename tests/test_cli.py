@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from chalicelib import __version__
 from tests.hosts.wire import Wire, until
-from tests.servers import OPENREGISTRY, S3, Registry, free_port, stopping
+from tests.servers import OPENREGISTRY, S3, Registry, answers, free_port, stopping
 
 ROOT = Path(__file__).parents[1]
 
@@ -239,7 +240,7 @@ def test_serve_to_the_world(serve: Callable[..., Registry], tmp_path: Path) -> N
     accounts = tmp_path / "htpasswd"
     accounts.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
     port = free_port()
-    serve(OPENREGISTRY_LISTEN=f"0.0.0.0:{port}", OPENREGISTRY_HTPASSWD=str(accounts))
+    server = serve(OPENREGISTRY_LISTEN=f"0.0.0.0:{port}", OPENREGISTRY_HTPASSWD=str(accounts))
     with Wire(port) as wire:
         refused = wire.get("/v2/")
         assert refused.status == 401
@@ -248,6 +249,45 @@ def test_serve_to_the_world(serve: Callable[..., Registry], tmp_path: Path) -> N
         assert wire.get("/v2/", "Authorization: Basic YWRhOndyb25n").status == 401
         assert wire.get("/v2/", "Authorization: Basic YWRhOnNlY3JldA==").status == 200
         assert wire.get("/ready").status == 200
+    for _ in until():
+        lines = server.output().splitlines()
+        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        subjects = [entry["subject"] for entry in entries if entry.get("path") == "/v2/"]
+        if len(subjects) == 3:
+            break
+    assert subjects == ["", "", "ada"]
+    assert "YWRh" not in server.output()
+
+
+def test_serve_on_a_terminal(database_url: str, tmp_path: Path) -> None:
+    """It says what to do next, and its log is for people."""
+    port = free_port()
+    terminal, other_end = pty.openpty()
+    environment = {
+        **os.environ,
+        "OPENREGISTRY_LISTEN": f"127.0.0.1:{port}",
+        "OPENREGISTRY_DATA_DIR": str(tmp_path),
+        "OPENREGISTRY_DATABASE_URL": database_url,
+    }
+    process = subprocess.Popen(
+        [OPENREGISTRY, "serve"], env=environment, stdout=other_end, stderr=other_end
+    )
+    os.close(other_end)
+    shown = ""
+    try:
+        while "docker pull" not in shown:
+            shown += os.read(terminal, 4096).decode()
+        for _ in until():
+            if answers(f"http://127.0.0.1:{port}/v2/"):
+                break
+        while "GET /v2/ 200" not in shown:
+            shown += os.read(terminal, 4096).decode()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        os.close(terminal)
+    assert f"docker tag IMAGE localhost:{port}/hello" in shown
+    assert f"docker push localhost:{port}/hello" in shown
 
 
 def test_serve_on_ipv6(serve: Callable[..., Registry]) -> None:

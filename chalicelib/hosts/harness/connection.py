@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -60,7 +61,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("begun", "body", "id", "keep", "request", "sent", "status", "target")
+    __slots__ = ("begun", "body", "id", "keep", "request", "sent", "status", "subject", "target")
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Exchange:
         self.body = body
         self.keep = keep
         self.status = 0
+        self.subject = ""
         self.sent = 0
 
 
@@ -212,7 +214,7 @@ class Connection(asyncio.Protocol):
             ),
             target,
             self._worker.identify(headers.get("x-request-id")),
-            self._loop.time(),
+            time.monotonic(),
             body,
             keep=version == "1.1" and parser.should_keep_alive(),
         )
@@ -276,7 +278,7 @@ class Connection(asyncio.Protocol):
         if not self._exchanges:
             target = self._target.decode("latin-1")[:512]
             request = Request("-", target, client=self._client)
-            exchange = Exchange(request, target, self._worker.identify(None), self._loop.time())
+            exchange = Exchange(request, target, self._worker.identify(None), time.monotonic())
             self._exchanges.append(exchange)
             self._respond(exchange, _error(status, sentence).response())
 
@@ -411,6 +413,7 @@ class Connection(asyncio.Protocol):
             keep = False
         body = response.body
         exchange.status = response.status
+        exchange.subject = response.subject
         head += b"\r\n" if keep else b"Connection: close\r\n\r\n"
         if self._lost:
             head = b""
@@ -491,7 +494,7 @@ class Connection(asyncio.Protocol):
     # After an answer.
 
     def _ended(self, exchange: Exchange, *, keep: bool) -> None:
-        self._worker.log(exchange, self._loop.time())
+        self._worker.log(exchange)
         self._exchanges.popleft()
         self._since = self._loop.time()
         if not keep or self._lost:

@@ -54,6 +54,7 @@ class Served:
     sent: int
     received: int
     client: str
+    subject: str
     id: str
 
 
@@ -68,8 +69,9 @@ def write(requests: list[Served]) -> None:
 def _for_people(request: Served) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(request.ended))
     sizes = f"{request.received} in, " * bool(request.received) + f"{request.sent} out"
+    whose = f" for {request.subject}" * bool(request.subject)
     return (
-        f"{clock} {request.method} {_masked(request.target)} {request.status}"
+        f"{clock} {request.method} {_masked(request.target)} {request.status}{whose}"
         f" ({sizes}, {request.seconds * 1000:.1f} ms)\n"
     )
 
@@ -86,6 +88,7 @@ def _as_json(request: Served) -> str:
         "received": request.received,
         "ms": round(request.seconds * 1000, 2),
         "client": request.client,
+        "subject": request.subject,
         "request_id": request.id,
     }) + "\n"  # fmt: skip
 
