@@ -352,7 +352,7 @@ class S3(Server):
             config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
         )
         try:
-            client.put_object(Bucket=self.bucket, Key="ready", Body=b"")
+            client.put_object(Bucket=self.bucket, Key="ready", Body=b"ready")
         except (BotoCoreError, ClientError):
             return False
         return True

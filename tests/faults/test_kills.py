@@ -325,7 +325,8 @@ def test_killed_again_and_again_under_load(place: Place, serve: Callable[..., Re
             rng.choice((kill_everything, kill_the_workers))(registry)
         crowd.progress(6)
     assert crowd.cut > 0
-    assert set(crowd.statuses) <= {200, 201, 202, 307}
+    # SeaweedFS has no room now and then, while it makes more: 503.
+    assert set(crowd.statuses) <= {200, 201, 202, 307, 503}
     crowd.check()
     place.holds_nothing_but_blobs(registry)
     crowd.check()
