@@ -31,6 +31,9 @@ from tests.servers import Postgres, free_port
 
 Connect = Callable[..., Database]
 
+INSERT = "INSERT INTO t VALUES (:id, 'x')"
+"""Prepared at its first use: an answer lost at the second is that of the change itself."""
+
 
 def backend(runner: Database | Transaction) -> int:
     """The process that serves this connection."""
@@ -514,11 +517,10 @@ class TestOutages:
         how: signal.Signals,
         idle: float,
     ) -> None:
-        insert = "INSERT INTO t VALUES (:id, 'x')"
         uses: list[Callable[[Database, int], object]] = [
             lambda database, _: values(database),
-            lambda database, number: database.run(insert, id=number),
-            lambda database, number: database.transaction(lambda t: t.run(insert, id=number)),
+            lambda database, number: database.run(INSERT, id=number),
+            lambda database, number: database.transaction(lambda t: t.run(INSERT, id=number)),
         ]
         databases = [connect() for _ in uses]
         for number, (use, each) in enumerate(zip(uses, databases, strict=True)):
@@ -568,19 +570,19 @@ class TestOutages:
     def test_another_connection_crashes(
         self, connect: Connect, database: Database, server: Postgres
     ) -> None:
-        database.run("INSERT INTO t VALUES (1, 'x')")
+        database.run(INSERT, id=1)
         os.kill(backend(connect()), signal.SIGKILL)  # at which Postgres ends all others, too
         time.sleep(0.3)
-        database.run("INSERT INTO t VALUES (2, 'x')")
+        database.run(INSERT, id=2)
         assert values(database) == ["x", "x"]
 
     def test_a_unix_socket_that_ends_between_statements(
         self, connect: Connect, database: Database, server: Postgres
     ) -> None:
         other = connect(f"postgresql://postgres@/postgres?host={server.data}&port={server.port}")
-        other.run("INSERT INTO t VALUES (1, 'x')")
+        other.run(INSERT, id=1)
         server.query(f"SELECT pg_terminate_backend({backend(other)}, 1000)")
-        other.run("INSERT INTO t VALUES (2, 'x')")
+        other.run(INSERT, id=2)
         assert values(database) == ["x", "x"]
 
 
@@ -599,10 +601,10 @@ class TestLostAnswers:
         self, relayed: tuple[Database, Relay], database: Database
     ) -> None:
         other, relay = relayed
-        other.run("INSERT INTO t VALUES (1, 'x')")
+        other.run(INSERT, id=1)
         relay.hang_up()
         time.sleep(1.1)
-        other.run("INSERT INTO t VALUES (2, 'x')")
+        other.run(INSERT, id=2)
         assert values(database) == ["x", "x"]
 
     @pytest.mark.parametrize("delivered", [True, False])
