@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from chalicelib.storage import ObjectTooLarge, StorageError
+from chalicelib.storage import ObjectTooLarge, StorageError, client
 from chalicelib.storage.parts import BLOCK
 from chalicelib.storage.s3 import S3Store
 from tests.contract.stores import PART, Upload, content, everything, same
 from tests.servers import S3
-from tests.storage.faults import FaultyProxy
+from tests.storage.faults import Fault, FaultyProxy
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -100,15 +100,35 @@ def test_all_parts_but_the_last_are_equal(watched: S3Store, proxy: FaultyProxy) 
     assert proxy.count("CreateMultipartUpload") == 1
 
 
-def test_setting_changes_during_an_upload(open_s3: OpenS3, s3_server: S3) -> None:
-    url = s3_server.new_storage_url()
+def test_setting_changes_during_an_upload(
+    open_s3: OpenS3, s3_server: S3, proxy: FaultyProxy
+) -> None:
+    url = s3_server.new_storage_url(endpoint=proxy.endpoint)
     before, after = open_s3(url), open_s3(url, part_size=PART + 1_000_000)
-    for first in (100, PART, PART + 7):
+    for first, wanted in ((100, PART + 1_000_000), (PART, PART + 1_000_000), (PART + 7, PART)):
+        proxy.seen.clear()
         upload = Upload(before)
         upload.send(content(first))
-        upload.send(content(2 * PART, 1), store=after)
+        upload.send(content(3 * PART, 1), store=after)
         upload.send(content(PART + 2_000_000, 2), store=before)
         same(everything(after, upload.complete()), upload.sent)
+        lengths = [seen.length for seen in proxy.seen if seen.operation == "UploadPart"]
+        assert lengths.count(wanted) == len(upload.sent) // wanted
+        assert max(lengths) == wanted
+
+
+def test_few_parts_are_on_their_way_at_once(
+    watched: S3Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "READ_TIMEOUT", 3)
+    proxy.will("UploadPart", *[Fault(hang=True)] * 12)
+    upload = Upload(watched)
+    pusher = threading.Thread(target=upload.send, args=(content(10 * PART),))
+    pusher.start()
+    time.sleep(1.5)
+    assert 1 < proxy.count("UploadPart") <= 4
+    pusher.join()
+    same(everything(watched, upload.complete()), upload.sent)
 
 
 def test_part_numbers_are_reserved_in_growing_runs(open_s3: OpenS3) -> None:
