@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from tests.bench import servers, startup, table
-from tests.bench.servers import OURS, PEER, STORAGES, Storage
+from tests.bench.servers import OURS, PEER, STORAGES, Side, Storage
 from tests.bench.table import Row
 from tests.bench.workloads import WORKLOADS, Measure, Site, Workload
 
@@ -114,9 +114,17 @@ def _measure(
                         one = row.workload.measure(site)
                         row.runs[site.side.name].append(one)
                         print(_line(storage, row.workload, site.side.name, one), flush=True)
+                        _revive(site.side)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return rows
+
+
+def _revive(side: Side) -> None:
+    """Start a server again that has crashed: its run has failed, but the others need not."""
+    if not side.server.alive():
+        print(f"{side.name} has ended by itself; {side.server.story()}", file=sys.stderr)
+        side.server.restart()
 
 
 def _line(storage: Storage, workload: Workload, side: str, one: Measure) -> str:

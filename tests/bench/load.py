@@ -19,6 +19,8 @@ Piece = bytes | memoryview
 
 RECEIVE = 4 << 20
 SILENCE = 120.0
+ENOUGH = 20
+"""Failures after which a run is given up."""
 ONE_SEND = 64 << 10
 _LENGTH = b"\r\ncontent-length:"
 
@@ -226,7 +228,11 @@ class _Client:
         address = request.address or self.loop.address
         connection = self.connections.get(address)
         if connection is None:
-            connection = self.connections[address] = _Connection(address)
+            try:
+                connection = self.connections[address] = _Connection(address)
+            except OSError as error:
+                self._fail(f"{address[0]}:{address[1]}: {error}")
+                return
             self.loop.add(connection, self)
         self.exchange = _Exchange(request, connection)
         if len(request.head) + sum(map(len, request.body)) <= ONE_SEND:
@@ -287,7 +293,7 @@ class _Loop:
 
     def take(self) -> Script | None:
         """The next script, until time is over or too much has failed."""
-        if time.perf_counter() >= self.deadline or len(self.outcome.errors) >= 20:
+        if time.perf_counter() >= self.deadline or len(self.outcome.errors) >= ENOUGH:
             return None
         return next(self.work, None)
 

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import math
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -119,6 +120,16 @@ def test_the_generator_counts_failures_and_goes_on(echo: Address) -> None:
     assert outcome.done == 1
     assert "closed the connection" in outcome.errors[0]
     assert "200 instead of (404,)" in outcome.errors[1]
+
+
+def test_the_generator_gives_up_on_a_server_that_is_gone() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = ("127.0.0.1", bound.getsockname()[1])
+        outcome = load.run(address, (get("/1") for _ in itertools.count()), connections=2)
+    assert outcome.done == 0
+    assert len(outcome.errors) >= load.ENOUGH
+    assert "refused" in outcome.errors[0]
 
 
 def test_the_generator_stops_in_time(echo: Address) -> None:
