@@ -23,8 +23,12 @@ class Row:
     runs: dict[str, list[Measure]]
 
     def value(self, side: str) -> float | None:
-        """The median of a side's runs, or None when it was not measured."""
-        values = [one.value for one in self.runs.get(side, []) if not math.isnan(one.value)]
+        """The median of a side's runs in which nothing failed, or None when there is none."""
+        values = [
+            one.value
+            for one in self.runs.get(side, [])
+            if not (one.errors or math.isnan(one.value))
+        ]
         return statistics.median(values) if values else None
 
     def cost(self, side: str) -> float | None:

@@ -180,6 +180,15 @@ def test_a_run_that_did_nothing_meets_no_target() -> None:
     assert row("manifest-get-tag-c1", [math.nan], [100]).met() is False
 
 
+def test_a_run_with_failures_does_not_count() -> None:
+    one = row("manifest-get-tag-c1", [500], [100])
+    one.runs[PEER].append(measured(900, error="refused"))
+    assert one.ratio() == pytest.approx(5)
+    assert one.errors(PEER) == ["refused"]
+    one.runs[OURS] = [measured(900, error="refused")]
+    assert one.met() is False
+
+
 def test_the_table_is_put_between_the_marks(tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
     document.write_text(f"Before\n{table.BEGIN}\nold\n{table.END}\nAfter\n")
