@@ -120,6 +120,10 @@ class ObjectStore(Protocol):
         """(key, size, last change in seconds since the epoch) of every object, in key order, from
         the one after ``after`` on. What is staged and no object yet is left out."""
 
+    def preload(self) -> None:
+        """Load what it takes to use the store, opening nothing: processes that are forked
+        afterwards share it."""
+
     def check(self) -> None:
         """Raise ``StorageError`` when the store cannot be used now (for /ready)."""
 

@@ -10,12 +10,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NoConnection
+from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
 from chalicelib.storage import NoSuchObject, Refused, StorageError
@@ -49,6 +51,12 @@ _ROUTINE = {"404", "InvalidRange", "NoSuchKey", "NoSuchUpload", "NotFound"}
 _log = logging.getLogger(__name__)
 
 
+@cache
+def _loader() -> Loader:
+    """What botocore knows of AWS's services: read once, and shared with forked processes."""
+    return create_loader()
+
+
 class Client:
     """Sends requests to one bucket's service. ``s3`` has botocore's methods, which ``call`` calls.
 
@@ -75,7 +83,9 @@ class Client:
             tcp_keepalive=True,
         )
         try:
-            client = botocore.session.Session().create_client(
+            session = botocore.session.Session()
+            session.register_component("data_loader", _loader())
+            client = session.create_client(
                 "s3",
                 region_name=bucket.region or None,
                 endpoint_url=endpoint or None,

@@ -102,6 +102,9 @@ class FileStore:
                         found = self.path(key).stat()
                         yield key, found.st_size, found.st_mtime
 
+    def preload(self) -> None:
+        """There is nothing to load."""
+
     def check(self) -> None:
         with _explained():
             self._make(self.folder)

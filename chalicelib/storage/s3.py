@@ -210,6 +210,11 @@ class S3Store:
                 return
             where["ContinuationToken"] = page["NextContinuationToken"]
 
+    def preload(self) -> None:
+        from chalicelib.storage.client import Client
+
+        Client(self.bucket, self.bucket.endpoint)
+
     def check(self) -> None:
         self.client.call(self.client.s3.head_bucket, attempts=2, Bucket=self.bucket.name)
 

@@ -68,6 +68,7 @@ def serve(_options: argparse.Namespace) -> int:
             # PART_MEMORY is for all workers together.
             share = replace(settings, part_memory=settings.part_memory // count)
             context = build_context(share)
+            context.store.preload()
         except (EmbeddedError, MigrationError, StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error
         _announce(settings, listener)

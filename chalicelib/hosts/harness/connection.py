@@ -19,6 +19,7 @@ from chalicelib.http import (
     FileRegion,
     Headers,
     Query,
+    Receiver,
     RegistryError,
     Request,
     Response,
@@ -360,6 +361,8 @@ class Connection(asyncio.Protocol):
             self._invite(exchange, body)
             while pieces := await body.take():
                 self._transport.resume_reading()
+                if body.complete and not body.size:
+                    return await worker.bulk.call(_end, receiver, pieces)
                 await worker.bulk.call(receiver.feed, pieces)
                 del pieces
         except RegistryError as error:
@@ -553,6 +556,12 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, whatever goes on."""
         self._transport.abort()
+
+
+def _end(receiver: Receiver, pieces: list[bytes]) -> Response:
+    """Feed the last pieces and finish, on one thread's turn."""
+    receiver.feed(pieces)
+    return receiver.finish()
 
 
 def _origin_form(target: str) -> str:
