@@ -43,7 +43,9 @@ class Query(Mapping[str, str]):
     __slots__ = ("_values",)
 
     def __init__(self, raw: str = "") -> None:
-        self._values = parse_qs(raw, keep_blank_values=True) if raw else {}
+        # A plus is a plus: media types have them, and no value here has a space.
+        encoded = raw.replace("+", "%2B")
+        self._values = parse_qs(encoded, keep_blank_values=True) if raw else {}
 
     def __getitem__(self, name: str) -> str:
         return self._values[name][0]

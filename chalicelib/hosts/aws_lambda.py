@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from chalice.app import Response as ChaliceResponse
 
@@ -108,7 +108,11 @@ def request_from(event: Mapping[str, Any]) -> Request:
     return Request(
         method=event["httpMethod"],
         path=unquote(event["path"]),
-        query=Query(urlencode(event.get("multiValueQueryStringParameters") or {}, doseq=True)),
+        query=Query(
+            urlencode(
+                event.get("multiValueQueryStringParameters") or {}, doseq=True, quote_via=quote
+            )
+        ),
         headers=Headers([*fields, ("Content-Length", str(len(data)))]),
         body=data,
         client=event["requestContext"].get("identity", {}).get("sourceIp") or "",

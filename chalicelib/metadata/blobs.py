@@ -6,16 +6,18 @@ from chalicelib.metadata.database import Runner
 
 
 class Copy(NamedTuple):
-    """Where a blob is: its size in bytes and its key in one store."""
+    """Where a blob is: its size in bytes and its key in one store, and whether a read found no
+    object there."""
 
     size: int
     key: str
+    missing: bool
 
 
 def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | None:
     """A blob, as seen through a repository."""
     rows = runner.run(
-        "SELECT b.size, c.key FROM repositories r"
+        "SELECT b.size, c.key, c.missing FROM repositories r"
         " JOIN repository_blobs l ON l.repository_id = r.id AND l.digest = :digest"
         " JOIN blobs b ON b.digest = l.digest"
         " JOIN blob_copies c ON c.digest = l.digest AND c.store = :store"
@@ -44,13 +46,29 @@ def link(runner: Runner, repository_id: int, digest: bytes) -> None:
     )
 
 
-def linked(runner: Runner, repository_id: int, digests: list[bytes]) -> dict[bytes, int]:
-    """Which of these blobs the repository has, with their sizes in bytes."""
+def mark(runner: Runner, digest: bytes, store: str, key: str, missing: bool) -> None:
+    """Keep in mind that a copy's object is missing, or is back."""
+    runner.run(
+        "UPDATE blob_copies SET missing = :missing"
+        " WHERE digest = :digest AND store = :store AND key = :key",
+        digest=digest,
+        store=store,
+        key=key,
+        missing=missing,
+    )
+
+
+def linked(
+    runner: Runner, repository_id: int, digests: list[bytes], store: str
+) -> dict[bytes, int]:
+    """Which of these blobs the repository has in this store, with their sizes in bytes."""
     rows = runner.run(
-        "SELECT digest, size FROM repository_blobs JOIN blobs USING (digest)"
-        " WHERE repository_id = :repository AND digest = ANY(CAST(:digests AS bytea[]))",
+        "SELECT l.digest, size FROM repository_blobs l JOIN blobs USING (digest)"
+        " JOIN blob_copies c ON c.digest = l.digest AND c.store = :store AND NOT c.missing"
+        " WHERE repository_id = :repository AND l.digest = ANY(CAST(:digests AS bytea[]))",
         repository=repository_id,
         digests=digests,
+        store=store,
     )
     return {bytes(digest): size for digest, size in rows}
 
@@ -66,15 +84,18 @@ def repositories(runner: Runner, digest: bytes, count: int) -> list[str]:
     return [name for (name,) in rows]
 
 
-def lock(runner: Runner, repository: str, digest: bytes) -> bool:
-    """Hold a blob of a repository until the transaction ends; False where there is none."""
+def lock(runner: Runner, repository: str, digest: bytes, store: str) -> bool:
+    """Hold a blob of a repository until the transaction ends; False where it has none in this
+    store."""
     return bool(
         runner.run(
             "SELECT FROM blobs b JOIN repository_blobs l USING (digest)"
             " JOIN repositories r ON r.id = l.repository_id"
+            " JOIN blob_copies c ON c.digest = b.digest AND c.store = :store AND NOT c.missing"
             " WHERE b.digest = :digest AND r.name = :repository FOR KEY SHARE OF b",
             repository=repository,
             digest=digest,
+            store=store,
         )
     )
 

@@ -57,7 +57,7 @@ def renew(runner: Runner, upload_id: str, seconds: int) -> None:
     """Put off an open upload's expiry: a fresh capability for it is about to be issued."""
     runner.run(
         f"UPDATE uploads SET expires_at = greatest(expires_at, {_DEADLINE})"
-        " WHERE id = CAST(:id AS uuid)",
+        " WHERE id = CAST(:id AS uuid) AND state = 'open'",
         id=upload_id,
         seconds=seconds,
     )
@@ -179,7 +179,8 @@ def commit(
         " INSERT INTO blob_copies AS c (digest, store, key)"
         " SELECT digest, :store, :key FROM blob"
         " ON CONFLICT (digest, store) DO UPDATE"
-        " SET key = CASE WHEN c.key = :instead_of THEN excluded.key ELSE c.key END RETURNING key"
+        " SET key = CASE WHEN c.key = :instead_of THEN excluded.key ELSE c.key END,"
+        " missing = false RETURNING key"
         "), link AS ("
         " INSERT INTO repository_blobs (repository_id, digest)"
         " SELECT home.id, blob.digest FROM home, blob"
@@ -237,6 +238,15 @@ def keys(runner: Runner, upload_id: str, store: str) -> list[tuple[str, bool]]:
         store=store,
     )
     return [(key, kept) for key, kept in rows]
+
+
+def put_off(runner: Runner, upload_id: str, seconds: int) -> None:
+    """Let an upload that could not be cleared wait for the next time."""
+    runner.run(
+        f"UPDATE uploads SET expires_at = {_DEADLINE} WHERE id = CAST(:id AS uuid)",
+        id=upload_id,
+        seconds=seconds,
+    )
 
 
 def forget(runner: Runner, upload_id: str) -> None:

@@ -1,5 +1,6 @@
 """Blobs (OCI Distribution 1.1, "Pulling blobs", "Deleting blobs")."""
 
+import logging
 import re
 
 from chalicelib import digests
@@ -9,14 +10,15 @@ from chalicelib.http import (
     RegistryError,
     Request,
     Response,
-    Unavailable,
     Unsupported,
 )
 from chalicelib.metadata import blobs
 from chalicelib.metadata.database import ForeignKeyViolation
 from chalicelib.storage import NoSuchObject
 
-_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
+_log = logging.getLogger(__name__)
+
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{0,99})|-([0-9]{1,99}))", re.IGNORECASE)
 # A blob's bytes never change; whether this caller may still have them does.
 _IMMUTABLE = ("Cache-Control", "private, max-age=31536000, immutable")
 
@@ -25,7 +27,7 @@ def get(context: Context, request: Request) -> Response:
     """A blob's bytes (end-2): a redirect to storage, or the bytes or a range of them."""
     digest = digests.pack(request.params["digest"])
     found = blobs.find(context.database, request.params["repository"], digest, context.store.name)
-    if found is None:
+    if found is None or (found.missing and not _is_back(context, digest, found)):
         raise _unknown(request)
     etag = f'"{request.params["digest"]}"'
     headers = [
@@ -60,10 +62,18 @@ def get(context: Context, request: Request) -> Response:
     try:
         return Response(status, headers, context.store.read(found.key, start, length))
     except NoSuchObject:
-        raise Unavailable(
-            "The blob's bytes are missing from storage; pushing it again brings them back.",
-            {"digest": request.params["digest"]},
-        ) from None
+        # From now on clients are told that it is not here, and push it again.
+        _log.error("storage has lost %s at %s", request.params["digest"], found.key)
+        blobs.mark(context.database, digest, context.store.name, found.key, missing=True)
+        raise _unknown(request) from None
+
+
+def _is_back(context: Context, digest: bytes, copy: blobs.Copy) -> bool:
+    """Whether an object that was missing is there after all: storage was not what it should be."""
+    if context.store.size(copy.key) != copy.size:
+        return False
+    blobs.mark(context.database, digest, context.store.name, copy.key, missing=False)
+    return True
 
 
 def delete(context: Context, request: Request) -> Response:

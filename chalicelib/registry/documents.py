@@ -18,8 +18,15 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_IMAGE = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
-# They come back as header fields; RFC 6838 is stricter, but unknown types pass.
-_MEDIA_TYPE = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+_READ = frozenset(
+    "schemaVersion mediaType artifactType annotations subject config layers blobs manifests".split()  # noqa: SIM905
+)
+_READ_LOWER = frozenset(name.lower() for name in _READ)
+_DIGITS = 18  # of an integer that Postgres keeps
+# RFC 6838, section 4.2: what comes back as Content-Type.
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][\w!#$&^.+-]{0,126}/[A-Za-z0-9][\w!#$&^.+-]{0,126}", re.ASCII)
+# What is only shown; some tools write a word.
+_KIND = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 _FOREIGN = ("application/vnd.docker.image.rootfs.foreign", "nondistributable")
 
 
@@ -48,11 +55,17 @@ class Document:
 def read(payload: bytes, content_type: str) -> Document:
     """The manifest in these bytes. Raises ``ManifestInvalid`` with the place of what is wrong."""
     try:
-        top = json.loads(payload.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise ManifestInvalid("The manifest is not JSON in UTF-8.") from None
+        top = json.loads(payload.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer)
+    except RecursionError:
+        raise ManifestInvalid("The manifest is nested too deeply.") from None
+    except ValueError as error:
+        raise ManifestInvalid(f"The manifest is not JSON in UTF-8: {error}.") from None
     if not isinstance(top, dict):
         raise ManifestInvalid("The manifest must be a JSON object.")
+    for name in top:
+        # Clients written in Go take a field in any case, so there would be two manifests in one.
+        if name not in _READ and name.lower() in _READ_LOWER:
+            raise ManifestInvalid(f"The field {name} is one that is read, in another case.")
     document = Document(_media_type(top, content_type))
     _check_shape(top, document.media_type)
     _read_references(top, document)
@@ -62,6 +75,18 @@ def read(payload: bytes, content_type: str) -> Document:
         document.artifact_type = _type(config, "mediaType")
     document.annotations = _annotations(top)
     return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ManifestInvalid("The manifest has a field twice, which clients read differently.")
+    return fields
+
+
+def _integer(text: str) -> int | str:
+    """A number, or its text where no field that is read can be so large."""
+    return int(text) if len(text) <= _DIGITS else text
 
 
 def _check_shape(top: dict[str, Any], media_type: str) -> None:
@@ -101,16 +126,20 @@ def _annotations(top: dict[str, Any]) -> dict[str, str]:
 
 def _media_type(top: dict[str, Any], content_type: str) -> str:
     """The media type by the header and the document, which must not differ."""
-    header = content_type.partition(";")[0].strip().lower()
-    own = _type(top, "mediaType")
-    if header.startswith(_SCHEMA_1) or top.get("schemaVersion") == 1:
+    header = content_type.partition(";")[0].strip()
+    own = _type(top, "mediaType", _MEDIA_TYPE)
+    if header and _MEDIA_TYPE.fullmatch(header) is None:
+        raise ManifestInvalid(
+            "The Content-Type is no media type.", {"Content-Type": content_type[:256]}
+        )
+    if header.lower().startswith(_SCHEMA_1) or top.get("schemaVersion") == 1:
         raise ManifestInvalid(
             "Docker's schema 1 manifests are not kept; push with a client that writes schema 2 or"
             " OCI manifests."
         )
-    if header in ("", "application/json", "application/octet-stream", "text/plain"):
+    if header.lower() in ("application/json", "application/octet-stream", "text/plain"):
         header = ""  # what clients send that were not told
-    if own and header and own.lower() != header:
+    if own and header and own.lower() != header.lower():
         raise ManifestInvalid(
             "The Content-Type and the field mediaType differ.",
             {"Content-Type": header, "mediaType": own},
@@ -144,10 +173,10 @@ def _descriptor(item: Any, place: str) -> Descriptor:
     return Descriptor(digest, size)
 
 
-def _type(item: dict[str, Any], name: str) -> str:
+def _type(item: dict[str, Any], name: str, pattern: re.Pattern[str] = _KIND) -> str:
     value = item.get(name)
     if value is None or value == "":
         return ""
-    if not isinstance(value, str) or _MEDIA_TYPE.fullmatch(value) is None:
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
         raise ManifestInvalid(f"The field {name} must be a media type.")
     return value

@@ -8,6 +8,7 @@ from chalicelib.context import Context
 from chalicelib.http import (
     DigestInvalid,
     ManifestBlobUnknown,
+    ManifestInvalid,
     ManifestUnknown,
     Request,
     Response,
@@ -65,7 +66,9 @@ def put(context: Context, request: Request) -> Response:
     by_digest = ":" in reference
     digest = digests.pack(reference) if by_digest else digests.of(request.body)
     names = request.query.all("tag") if by_digest else [reference, *request.query.all("tag")]
-    names = list(dict.fromkeys(map(references.checked_tag, names)))[:_MOST_TAGS]
+    names = list(dict.fromkeys(map(references.checked_tag, names)))
+    if len(names) > _MOST_TAGS:
+        raise ManifestInvalid(f"One push sets at most {_MOST_TAGS} tags.", {"tags": len(names)})
     if digests.of(request.body, digests.algorithm(digest)) != digest:
         raise DigestInvalid("The manifest's bytes have another digest.", {"digest": reference})
     document = documents.read(request.body, request.headers.get("Content-Type", ""))
@@ -82,7 +85,9 @@ def put(context: Context, request: Request) -> Response:
 
     def work(transaction: Transaction) -> list[str]:
         repository_id = repositories.ensure(transaction, repository)
-        there = blobs.linked(transaction, repository_id, sorted(record.blobs | record.children))
+        there = blobs.linked(
+            transaction, repository_id, sorted(record.blobs | record.children), context.store.name
+        )
         children = manifests.existing(transaction, repository_id, sorted(record.children))
         # BuildKit keeps a cache as an index whose "manifests" are layers.
         layers = record.children & there.keys() - children

@@ -9,8 +9,8 @@ from chalicelib.context import Context
 from chalicelib.http import Request, Response
 from chalicelib.metadata import manifests
 from chalicelib.registry import references
+from chalicelib.registry.documents import OCI_INDEX
 
-_INDEX = "application/vnd.oci.image.index.v1+json"
 _PAGE = 1000
 
 
@@ -28,7 +28,7 @@ def list_referrers(context: Context, request: Request) -> Response:
         digests.pack(after) if after else b"",
         count + 1,
     )
-    headers = [("Content-Type", _INDEX)]
+    headers = [("Content-Type", OCI_INDEX)]
     if artifact_type:
         headers.append(("OCI-Filters-Applied", "artifactType"))
     if len(found) > count > 0:
@@ -38,7 +38,7 @@ def list_referrers(context: Context, request: Request) -> Response:
         headers.append(references.next_page(path, artifactType=artifact_type, n=count, last=last))
     index = {
         "schemaVersion": 2,
-        "mediaType": _INDEX,
+        "mediaType": OCI_INDEX,
         "manifests": [_descriptor(referrer) for referrer in found[:count]],
     }
     return Response(200, headers, json.dumps(index).encode())

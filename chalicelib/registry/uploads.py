@@ -6,12 +6,13 @@ its own; what it staged counts once it has saved it under that epoch. Commit mak
 an object where they are, then links the blob in one transaction.
 """
 
+import logging
 import re
 import secrets
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from chalicelib import digests
 from chalicelib.context import Context
@@ -19,6 +20,7 @@ from chalicelib.digests import Hash
 from chalicelib.http import (
     Denied,
     DigestInvalid,
+    NameInvalid,
     Piece,
     Receiver,
     RegistryError,
@@ -39,21 +41,27 @@ from chalicelib.storage import Staged, StorageError, Writer
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
 _CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and one part holds two
 _MOUNT_CANDIDATES = 100
+_CLEAR_AGAIN = 900  # seconds
+
+_log = logging.getLogger(__name__)
 
 
 def start(context: Context, request: Request) -> Receiver | Response:
     """Begin an upload (end-4a), take a whole blob (end-4b), or mount one from another repository
     (end-11)."""
     repository = request.params["repository"]
+    algorithm = digests.checked_algorithm(request.query.get("digest-algorithm", "sha256"))
     if "mount" in request.query:
-        digest = digests.pack(request.query["mount"])
-        if _mount(context, request, repository, digest):
-            return _created(context, repository, digest)
-    if "digest" in request.query and "mount" not in request.query:
+        # A mount that cannot be is an upload that begins.
+        with suppress(DigestInvalid, NameInvalid):
+            digest = digests.pack(request.query["mount"])
+            algorithm = digests.algorithm(digest)
+            if _mount(context, request, repository, digest):
+                return _created(context, repository, digest)
+    elif "digest" in request.query:
         digest = digests.pack(request.query["digest"])
         upload_id = _create(context, repository, digests.algorithm(digest))
         return _receive(context, request, upload_id, digest)
-    algorithm = digests.checked_algorithm(request.query.get("digest-algorithm", "sha256"))
     upload_id = _create(context, repository, algorithm)
     headers = _progress(context, repository, upload_id, request.subject, 0)
     headers.append(("OCI-Chunk-Min-Length", str(_CHUNK_MIN_LENGTH)))
@@ -101,9 +109,15 @@ def expire(context: Context) -> int:
     count = 0
     while late := uploads.expired(context.database, 100):
         for upload_id in late:
-            _clear(context, upload_id)
-            uploads.forget(context.database, upload_id)
-        count += len(late)
+            try:
+                _clear(context, upload_id)
+            except StorageError:
+                # One that cannot be cleared keeps no other waiting.
+                _log.warning("upload %s could not be cleared away", upload_id, exc_info=True)
+                uploads.put_off(context.database, upload_id, _CLEAR_AGAIN)
+            else:
+                uploads.forget(context.database, upload_id)
+                count += 1
     return count
 
 
@@ -286,22 +300,36 @@ def _commit(
     if not context.access.permits(request.subject, Permission.PUSH, upload.repository):
         raise Denied("You may no longer push to this repository.")
     verified = upload.verified or hashing is not None
-    if upload.state == "open" and not (staged.whole and verified):
-        lifetime = _lifetime(context)
-        settled = uploads.settle(context.database, upload, digest, staged, verified, lifetime)
-        if not settled:
-            return _after_another(context, request, upload, digest)
+    if staged.whole and not verified:
+        _verify(_reread(context, digest, staged), digest)
     if not staged.whole:
+        if upload.state == "open":
+            lifetime = _lifetime(context)
+            settled = uploads.settle(context.database, upload, digest, staged, verified, lifetime)
+            if not settled:
+                return _after_another(context, request, upload, digest)
         context.store.complete(staged)
-    if not verified:
-        _reread(context, upload, digest, staged)
+        if not verified and (found := _reread(context, digest, staged)).digest() != digest:
+            # Its parts are an object now, and take no further chunk.
+            uploads.cancel(context.database, upload.id, upload.repository)
+            _clear(context, upload.id)
+            _verify(found, digest, "; this upload has ended, begin another")
 
     kept = _link(context, upload, digest, staged)
     if kept is None:
         return _after_another(context, request, upload, digest)
-    if kept != staged.key:
-        context.store.discard(staged.key)
+    if kept != staged.key or upload.epoch > 1:
+        _clear_now(context, upload.id)
     return _created(context, upload.repository, digest)
+
+
+def _clear_now(context: Context, upload_id: str) -> None:
+    """Remove what a committed upload leaves: an object that lost a race, pieces that were joined.
+    What cannot be removed now goes when the upload expires."""
+    try:
+        _clear(context, upload_id)
+    except StorageError:
+        _log.info("the leavings of upload %s stay until it expires", upload_id, exc_info=True)
 
 
 class _EarlierError(Exception):
@@ -334,16 +362,13 @@ def _link(context: Context, upload: Upload, digest: bytes, staged: Staged) -> st
             missing = seen if store.size(seen) != staged.size else ""
 
 
-def _reread(context: Context, upload: Upload, digest: bytes, staged: Staged) -> None:
-    """Verify a completed object by reading it: its digest's algorithm was named only at the end,
-    or the hash could not be resumed here."""
+def _reread(context: Context, digest: bytes, staged: Staged) -> Hash:
+    """The hash of an object, by reading it: its digest's algorithm was named only at the end, or
+    the hash could not be resumed here."""
     hashing = Hash(digests.algorithm(digest))
     for piece in context.store.read(staged.key, 0, staged.size):
         hashing.update(piece)
-    if hashing.digest() != digest:
-        uploads.cancel(context.database, upload.id, upload.repository)
-        context.store.discard(staged.key)
-        _verify(hashing, digest)
+    return hashing
 
 
 def _after_another(context: Context, request: Request, upload: Upload, digest: bytes) -> Response:
@@ -370,7 +395,7 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
             continue
 
         def work(transaction: Transaction, source: str = source) -> bool:
-            if not blobs.lock(transaction, source, digest):
+            if not blobs.lock(transaction, source, digest, context.store.name):
                 return False
             blobs.link(transaction, repositories.ensure(transaction, repository), digest)
             return True
@@ -412,10 +437,10 @@ def _resume(upload: Upload, digest: bytes | None) -> Hash | None:
     return Hash.resume(upload.hash_state)
 
 
-def _verify(hashing: Hash | None, digest: bytes) -> None:
+def _verify(hashing: Hash | None, digest: bytes, consequence: str = "") -> None:
     if hashing is not None and (found := hashing.digest()) != digest:
         raise DigestInvalid(
-            "The bytes received have another digest.",
+            f"The bytes received have another digest{consequence}.",
             {"wanted": digests.unpack(digest), "received": digests.unpack(found)},
         )
 

@@ -24,7 +24,7 @@ def test_all_tags(client: Client, tagged: str) -> None:
     assert "Link" not in answer.headers
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6, 7, 8, 1000])
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 7, 8, 1000, 10**30])
 def test_pages_of_tags(client: Client, tagged: str, count: int) -> None:
     found: list[str] = []
     target = f"/v2/{tagged}/tags/list?n={count}"
@@ -50,7 +50,7 @@ def test_no_tags_at_all(client: Client, tagged: str) -> None:
     assert "Link" not in answer.headers
 
 
-@pytest.mark.parametrize("query", ["n=x", "n=-1", "n=", "n=1.5", "n=99999999999999", "last=%00"])
+@pytest.mark.parametrize("query", ["n=x", "n=-1", "n=", "n=1.5", "last=%00"])
 def test_a_page_that_is_none(client: Client, tagged: str, query: str) -> None:
     for path in (f"/v2/{tagged}/tags/list", "/v2/_catalog"):
         answer = client.request("GET", f"{path}?{query}")
@@ -100,3 +100,9 @@ def test_tags_are_seen_through_another_process(client: Client, tagged: str) -> N
         other = CoreClient(client.context)
         other.request("DELETE", f"/v2/{tagged}/manifests/a")
         assert "a" not in client.request("GET", f"/v2/{tagged}/tags/list").json["tags"]
+
+
+def test_heads_of_lists(client: Client, tagged: str) -> None:
+    for path in ("/v2/_catalog", f"/v2/{tagged}/tags/list", "/v2/_oci/ext/discover"):
+        head = client.request("HEAD", path)
+        assert (head.status, head.body) == (200, b"")

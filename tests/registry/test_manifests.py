@@ -176,6 +176,22 @@ def test_a_type_that_nobody_knows(client: Client, repository: str) -> None:
     assert got.headers["Content-Type"] == manifest.media_type
 
 
+def test_numbers_too_large_for_anybody(client: Client, repository: str) -> None:
+    data = b'{"schemaVersion": 2, "manifests": [], "unknown": %s}' % (b"9" * 5000)
+    assert push_manifest(client, repository, Content(INDEX, data), "large").status == 201
+    size = b'{"schemaVersion": 2, "manifests": [{"digest": "sha256:%s", "size": %s}]}'
+    data = size % (b"0" * 64, b"9" * 30)
+    answer = push_manifest(client, repository, Content(INDEX, data), "larger")
+    assert (answer.status, answer.code) == (400, "MANIFEST_INVALID")
+
+
+def test_more_tags_than_one_push_sets(client: Client, repository: str) -> None:
+    tags = "&".join(f"tag=t{number}" for number in range(1001))
+    manifest = image_of(client, repository)
+    answer = push_manifest(client, repository, manifest, parameters=f"?{tags}")
+    assert (answer.status, answer.code) == (400, "MANIFEST_INVALID")
+
+
 # Complete or not at all
 
 
@@ -254,6 +270,10 @@ def test_a_size_that_is_wrong(client: Client, repository: str) -> None:
         (b'{"schemaVersion": 2, "manifests": [], "artifactType": "a\\u0000"}', INDEX),
         (b'{"schemaVersion": 2, "manifests": [], "subject": "x"}', INDEX),
         (json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "manifests": []}).encode(), INDEX),
+        (b'{"schemaVersion": 2, "manifests": [], "manifests": []}', INDEX),
+        (b'{"schemaVersion": 2, "manifests": [], "Layers": []}', INDEX),
+        (b'{"schemaVersion": 2, "manifests": []}', f"{INDEX}, {MANIFEST}"),
+        (b'{"schemaVersion": 2, "manifests": []}', "application/" + "a" * 200),
         (b'{"schemaVersion": 1}', "application/vnd.docker.distribution.manifest.v1+prettyjws"),
     ],
 )  # fmt: skip
@@ -376,6 +396,8 @@ def test_referrers(client: Client, repository: str) -> None:
         sbom.digest: sbom.descriptor | {"artifactType": "test/sbom"},
         plain.digest: plain.descriptor | {"artifactType": CONFIG},
     }
+    raw = client.request("GET", f"{path}?artifactType=application/vnd.none+json")
+    assert raw.json["manifests"] == []
     filtered = client.request("GET", f"{path}?artifactType=test%2Fsbom")
     assert filtered.headers["OCI-Filters-Applied"] == "artifactType"
     assert [item["digest"] for item in filtered.json["manifests"]] == [sbom.digest]

@@ -14,11 +14,13 @@ CREATE TABLE blobs (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Where its bytes are. Keys are random and never reused.
+-- Where its bytes are. Keys are random and never reused. A copy is missing once a read found no
+-- object there: the blob is then as good as absent, until it is pushed again or the object is back.
 CREATE TABLE blob_copies (
     digest bytea NOT NULL REFERENCES blobs ON DELETE CASCADE,
     store text NOT NULL,
     key text NOT NULL,
+    missing boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (digest, store),
     UNIQUE (store, key)
