@@ -1,6 +1,8 @@
 import base64
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import argon2
@@ -8,7 +10,7 @@ import bcrypt
 import pytest
 
 from chalicelib.hosts import choose_access
-from chalicelib.http import Headers, Request, Unauthorized
+from chalicelib.http import Headers, RegistryError, Request, Unauthorized
 from chalicelib.identity import Permission
 from chalicelib.identity import htpasswd as module
 from chalicelib.identity.htpasswd import Htpasswd
@@ -186,6 +188,105 @@ def test_verified_credentials_are_remembered(tmp_path: Path) -> None:
     for _ in range(100):
         login(policy, "ada", "secret")
     assert time.perf_counter() - begun < 0.5, "each check was a bcrypt"
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """A file whose one hash takes a quarter of a second or so."""
+    path = tmp_path / "slow"
+    path.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(12)).decode()}\n")
+    return path
+
+
+def status(policy: Htpasswd, name: str, password: str) -> int:
+    try:
+        login(policy, name, password)
+    except RegistryError as error:
+        return error.status
+    return 200
+
+
+def test_guesses_keep_nobody_waiting(slow: Path) -> None:
+    policy = Htpasswd(slow)
+    login(policy, "ada", "secret")
+    ended = threading.Event()
+
+    def guess(number: int) -> list[tuple[int, float]]:
+        told = []
+        while not ended.is_set():
+            begun = time.monotonic()
+            told.append((status(policy, "ada", f"{number} {begun}"), time.monotonic() - begun))
+            time.sleep(0.02)
+        return told
+
+    with ThreadPoolExecutor(30) as threads:
+        guesses = [threads.submit(guess, number) for number in range(30)]
+        try:
+            time.sleep(0.5)
+            waits = []
+            for _ in range(20):
+                begun = time.monotonic()
+                assert login(policy, "ada", "secret") == "ada"
+                waits.append(time.monotonic() - begun)
+                time.sleep(0.05)
+        finally:
+            ended.set()
+    told = [each for future in guesses for each in future.result()]
+    assert max(waits) < 0.5
+    assert {each for each, _ in told} == {401, 429}
+    assert max(seconds for _, seconds in told) < module._PATIENCE + 2
+    waited = sum(seconds > 0.2 for _, seconds in told)
+    assert waited < len(told) / 4, "most are answered at once"
+
+
+def test_a_guess_too_many_is_told_to_come_back(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.01)
+    policy = Htpasswd(slow)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(status, policy, "ada", "a guess")
+        while not policy._turn.locked():
+            time.sleep(0.001)
+        with pytest.raises(RegistryError) as error:
+            login(policy, "ada", "another")
+        assert first.result() == 401
+    answer = error.value.response()
+    assert (answer.status, error.value.code) == (429, "TOOMANYREQUESTS")
+    assert ("Retry-After", "1") in answer.headers
+    assert login(policy, "ada", "secret") == "ada"
+
+
+def test_requests_with_the_same_credentials_share_one_check(slow: Path) -> None:
+    policy = Htpasswd(slow)
+    with ThreadPoolExecutor(16) as threads:
+        begun = time.monotonic()
+        alone = status(policy, "ada", "wrong"), time.monotonic() - begun
+        begun = time.monotonic()
+        together = list(threads.map(lambda _: status(policy, "ada", "secret"), range(16)))
+    assert alone[0] == 401
+    assert together == [200] * 16
+    assert time.monotonic() - begun < 4 * alone[1]
+
+
+def test_no_crowd_waits_for_one_guess_while_somebody_guesses(slow: Path) -> None:
+    policy = Htpasswd(slow)
+    for number in range(module._SIEGE[0]):
+        assert status(policy, "ada", f"guess {number}") == 401
+    with ThreadPoolExecutor(16) as threads:
+        told = list(threads.map(lambda _: status(policy, "ada", "one more"), range(16)))
+    assert told.count(429) == 16 - module._AT_ONCE
+
+
+def test_a_check_begun_before_a_change_lets_nobody_in_after_it(slow: Path) -> None:
+    policy = Htpasswd(slow)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(status, policy, "ada", "secret")
+        while not policy._turn.locked():
+            time.sleep(0.001)
+        time.sleep(0.05)
+        slow.write_text(f"ada:{hashed('new')}\n")
+        assert status(policy, "ada", "secret") == 401
+        first.result()
+    assert status(policy, "ada", "secret") == 401
 
 
 def test_what_is_remembered_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
