@@ -198,3 +198,21 @@ def _fill(store: FileStore) -> None:
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno in (errno.ENOSPC, errno.EFBIG)
     writer.abort()
+
+
+def test_pieces_are_joined_where_the_kernel_does_not_copy(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EXDEV, "not between these")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    staged = None
+    for key in ("first0", "second"):
+        writer = store.writer(staged, key, lambda _: 1)
+        writer.write([key.encode() * 1000])
+        staged = writer.close(final=False)
+    assert staged is not None
+    store.complete(staged)
+    region = store.read(staged.key, 0, staged.size)
+    assert b"".join(region) == b"first0" * 1000 + b"second" * 1000
