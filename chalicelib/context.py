@@ -21,3 +21,7 @@ class Context:
     access: Policy
     capabilities: Capabilities
     head_by_redirect: bool = False
+
+    def location(self, path: str) -> tuple[str, str]:
+        """The ``Location`` field: a path, or a URL where the registry knows its public one."""
+        return "Location", f"{self.settings.public_url}{path}"

@@ -25,7 +25,7 @@ from chalicelib.http import (
 )
 from chalicelib.identity import Permission
 from chalicelib.identity.capabilities import PARAMETER
-from chalicelib.registry import blobs, catalog, manifests, references, referrers, tags, uploads
+from chalicelib.registry import blobs, catalog, manifests, names, referrers, tags, uploads
 from chalicelib.storage import ObjectTooLarge, StorageError
 
 _log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def _authorised(
     """The request with its parts checked and its subject known."""
     repository = params.get("repository")
     if repository is not None:
-        references.checked_name(repository)
+        names.checked_name(repository)
     if endpoint.by_capability:
         token = request.query.get(PARAMETER, "")
         subject = context.capabilities.verify(token, params["repository"], params["upload"])

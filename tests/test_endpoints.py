@@ -11,7 +11,7 @@ from chalicelib import endpoints
 from chalicelib.context import Context
 from chalicelib.http import Request, Unauthorized
 from chalicelib.identity import Permission
-from chalicelib.registry.references import checked_name
+from chalicelib.registry.names import checked_name
 from tests.client import CoreClient
 
 DIGEST = "sha256:" + "0" * 64

@@ -5,7 +5,7 @@ import json
 from chalicelib.context import Context
 from chalicelib.http import JSON, Request, Response
 from chalicelib.metadata import repositories
-from chalicelib.registry import references
+from chalicelib.registry import pages
 
 _PAGE = 1000
 _MOST = 10_000
@@ -18,12 +18,12 @@ def check_version(_context: Context, _request: Request) -> Response:
 
 def list_repositories(context: Context, request: Request) -> Response:
     """Names of the repositories that hold a manifest, a page at a time (Docker's catalog)."""
-    count, last = references.page(request.query, _PAGE, _MOST)
+    count, last = pages.asked(request.query, _PAGE, _MOST)
     names = repositories.page(context.database, last, count + 1)
     headers = [("Content-Type", JSON)]
     if len(names) > count > 0:
         names = names[:count]
-        headers.append(references.next_page("/v2/_catalog", n=count, last=names[-1]))
+        headers.append(pages.next_page("/v2/_catalog", n=count, last=names[-1]))
     return Response(200, headers, json.dumps({"repositories": names[:count]}).encode())
 
 

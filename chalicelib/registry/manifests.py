@@ -16,8 +16,9 @@ from chalicelib.http import (
 )
 from chalicelib.metadata import blobs, manifests, repositories, tags
 from chalicelib.metadata.database import ForeignKeyViolation, Transaction
-from chalicelib.registry import documents, references
+from chalicelib.registry import documents
 from chalicelib.registry.blobs import in_use, matches
+from chalicelib.registry.names import checked_tag, is_tag
 
 _MOST_TAGS = 1000
 
@@ -29,8 +30,8 @@ def get(context: Context, request: Request) -> Response:
         stored = manifests.by_digest(context.database, repository, digests.pack(reference))
         caching = "private, max-age=31536000, immutable"
     else:
-        is_tag = references.is_tag(reference)
-        stored = manifests.by_tag(context.database, repository, reference) if is_tag else None
+        tagged = is_tag(reference)
+        stored = manifests.by_tag(context.database, repository, reference) if tagged else None
         caching = "private, no-cache"
     if stored is None:
         raise _unknown(request)
@@ -66,7 +67,7 @@ def put(context: Context, request: Request) -> Response:
     by_digest = ":" in reference
     digest = digests.pack(reference) if by_digest else digests.of(request.body)
     names = request.query.all("tag") if by_digest else [reference, *request.query.all("tag")]
-    names = list(dict.fromkeys(map(references.checked_tag, names)))
+    names = list(dict.fromkeys(map(checked_tag, names)))
     if len(names) > _MOST_TAGS:
         raise ManifestInvalid(f"One push sets at most {_MOST_TAGS} tags.", {"tags": len(names)})
     if digests.of(request.body, digests.algorithm(digest)) != digest:
@@ -107,7 +108,7 @@ def put(context: Context, request: Request) -> Response:
     misstated = context.database.transaction(work)
     text = digests.unpack(digest)
     headers = [
-        references.location(context.settings, f"/v2/{repository}/manifests/{text}"),
+        context.location(f"/v2/{repository}/manifests/{text}"),
         ("Docker-Content-Digest", text),
         *(("OCI-Tag", name) for name in names),
         *(("Warning", f'299 - "The manifest misstates the size of {item}."') for item in misstated),
@@ -121,8 +122,8 @@ def delete(context: Context, request: Request) -> Response:
     """Delete a tag, or a manifest with all its tags (end-9)."""
     repository, reference = request.params["repository"], request.params["reference"]
     if ":" not in reference:
-        is_tag = references.is_tag(reference)
-        if not (is_tag and tags.remove(context.database, repository, reference, request.subject)):
+        tagged = is_tag(reference)
+        if not (tagged and tags.remove(context.database, repository, reference, request.subject)):
             raise _unknown(request)
         return Response(202)
     digest = digests.pack(reference)

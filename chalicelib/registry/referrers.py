@@ -8,7 +8,7 @@ from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.http import Request, Response
 from chalicelib.metadata import manifests
-from chalicelib.registry import references
+from chalicelib.registry import pages
 from chalicelib.registry.documents import OCI_INDEX
 
 _PAGE = 1000
@@ -19,7 +19,7 @@ def list_referrers(context: Context, request: Request) -> Response:
     of one artifact type where the query names it."""
     repository, subject = request.params["repository"], request.params["digest"]
     artifact_type = request.query.get("artifactType", "").replace("\0", "")
-    count, after = references.page(request.query, _PAGE, _PAGE)
+    count, after = pages.asked(request.query, _PAGE, _PAGE)
     found = manifests.referrers(
         context.database,
         repository,
@@ -35,7 +35,7 @@ def list_referrers(context: Context, request: Request) -> Response:
         found = found[:count]
         last = digests.unpack(found[-1].digest)
         path = f"/v2/{repository}/referrers/{subject}"
-        headers.append(references.next_page(path, artifactType=artifact_type, n=count, last=last))
+        headers.append(pages.next_page(path, artifactType=artifact_type, n=count, last=last))
     index = {
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,

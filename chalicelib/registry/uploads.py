@@ -35,7 +35,7 @@ from chalicelib.identity.capabilities import PARAMETER
 from chalicelib.metadata import blobs, repositories, uploads
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.uploads import Upload
-from chalicelib.registry import references
+from chalicelib.registry.names import checked_name
 from chalicelib.storage import Staged, StorageError, Writer
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
@@ -387,7 +387,7 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
     """Link a blob from a repository that the caller may pull from; ``from`` names it, or any
     does."""
     if request.query.get("from"):
-        candidates = [references.checked_name(request.query["from"])]
+        candidates = [checked_name(request.query["from"])]
     else:
         candidates = blobs.repositories(context.database, digest, _MOUNT_CANDIDATES)
     for source in candidates:
@@ -489,7 +489,7 @@ def _progress(
 def _created(context: Context, repository: str, digest: bytes) -> Response:
     text = digests.unpack(digest)
     headers = [
-        references.location(context.settings, f"/v2/{repository}/blobs/{text}"),
+        context.location(f"/v2/{repository}/blobs/{text}"),
         ("Docker-Content-Digest", text),
         ("Content-Length", "0"),
     ]
