@@ -4,6 +4,7 @@ import hashlib
 import json
 import select
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -333,6 +334,16 @@ def test_storage_that_hangs_leaves_the_rest_alone(program: Program) -> None:
     finally:
         for wire in hanging:
             wire.close()
+
+
+@pytest.mark.parametrize("target", ["/sleep?seconds=", "/a/blobs/b?seconds="])
+def test_one_request_that_blocks_keeps_no_other_waiting(directory: Path, target: str) -> None:
+    """Exactly one, before there is a second thread, and nobody else who comes."""
+    program = Program(directory / "one-blocked", 1)
+    with program.started(), Wire(program.port) as blocked, Wire(program.port, timeout=3) as other:
+        blocked.head("GET", f"{target}5")
+        time.sleep(0.2)
+        assert other.get(f"{target}0").status == 200
 
 
 # /health and /ready.

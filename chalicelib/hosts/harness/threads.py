@@ -23,12 +23,15 @@ class Threads:
         self._name = name
         self._limit = limit
         self._count = 0
+        # One item for each piece of work that waits or runs; appending and popping are atomic.
+        self._open: list[None] = []
         self._queue: SimpleQueue[tuple[Callable[..., object], tuple[object, ...]]] = SimpleQueue()
 
     def put(self, function: Callable[..., object], *arguments: object) -> None:
         """Run it when a thread is free. It must not raise; it gives its result to the loop
         itself."""
-        if self._count < self._limit and (not self._count or self._queue.qsize()):
+        self._open.append(None)
+        if self._count < self._limit and len(self._open) > self._count:
             self._count += 1
             threading.Thread(
                 target=self._run, name=f"{self._name}-{self._count}", daemon=True
@@ -51,6 +54,7 @@ class Threads:
                 _log.exception("a thread's work failed")
             # Nothing that a request held may live until the next one comes.
             del function, arguments
+            self._open.pop()
 
     def _resolve(
         self,
