@@ -225,6 +225,8 @@ class _Ending:
 
     def finish(self) -> Response:
         context, upload, digest = self._context, self._upload, self._digest
+        if upload.state == "committed":
+            return _created(context, upload.repository, digest)
         if upload.staged is None:
             raise _unknown()
         hashing = _resume(upload, digest) if upload.state == "open" else None
@@ -267,25 +269,7 @@ def _without_bytes(
     """Who ends a request that has no bytes to stage, or whose bytes are not wanted."""
     if upload.state == "cancelled" or digest is None or upload.digest not in (None, digest):
         raise _unknown()
-    if upload.state == "committed":
-        return _Repeated(_created(context, upload.repository, digest))
     return _Ending(context, request, upload, digest)
-
-
-class _Repeated:
-    """Answers a PUT that was committed before, once its body has passed."""
-
-    def __init__(self, response: Response) -> None:
-        self._response = response
-
-    def feed(self, pieces: Sequence[Piece]) -> None:
-        """These bytes are committed already."""
-
-    def finish(self) -> Response:
-        return self._response
-
-    def abort(self) -> None:
-        """Nothing is held."""
 
 
 def _commit(
