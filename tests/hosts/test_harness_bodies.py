@@ -128,6 +128,35 @@ def test_expectation_that_nobody_waits_for(wire: Wire) -> None:
     assert wire.answer().json()["size"] == 3
 
 
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+"""What Java's client sends with its first request, whatever that is."""
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_upgrade_that_is_declined_keeps_its_body(
+    wire: Wire, chunked: bool, together: bool
+) -> None:
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(SMUGGLED)}"
+    lines = ["PUT /whole?x=1 HTTP/1.1", "Host: a", "X-One:", *UPGRADE, framing, "X-Two: \xe9"]
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED) if chunked else SMUGGLED
+    if together:
+        wire.send(head + body)
+    else:
+        for byte in head + body:
+            wire.send(bytes([byte]))
+    seen = wire.answer().json()
+    assert (seen["method"], seen["path"], seen["query"]) == ("PUT", "/whole", {"x": ["1"]})
+    assert seen["sha256"] == digest(SMUGGLED)
+    assert (seen["headers"]["x-one"], seen["headers"]["x-two"]) == ("", "\xe9")
+    assert wire.put("/stream", content(3_000_000), *UPGRADE).json()["size"] == 3_000_000
+    assert wire.get("/b", *UPGRADE).json()["path"] == "/b"
+    assert wire.put("/whole", b"abc", *UPGRADE, "Connection: close").json()["size"] == 3
+    assert wire.closed()
+
+
 # Refused.
 
 

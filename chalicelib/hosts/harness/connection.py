@@ -100,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._fields: list[tuple[str, str]] = []
         self._head_size = 0
         self._in_head = False
+        self._upgrades = False
         self._arriving: Exchange | None = None
         # Requests in the order in which they came; the first is being answered.
         self._exchanges: deque[Exchange] = deque()
@@ -153,8 +154,12 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             # An upgrade is the server's to take or leave (RFC 9110, section 7.8).
+            rest = data[upgrade.args[0] :]
+            if self._upgrades:
+                self._upgrades = False
+                rest = self._plain_head() + rest
             self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
+            if rest:
                 self.data_received(rest)
             return
         except httptools.HttpParserError as error:
@@ -194,20 +199,24 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         headers = Headers(self._fields)
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        parser = self._parser
+        method = parser.get_method().decode("ascii")
+        if has_body and parser.should_upgrade() and method != "CONNECT":
+            # The parser skips its body; it is given the head again.
+            self._upgrades = True
+            return
         target = self._target.decode("latin-1")
         if not target.startswith("/"):
             target = _origin_form(target)
         path, _, query = target.partition("?")
         if "%" in path:
             path = unquote(path)
-        body = None
-        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-            body = Body(self._loop)
-        parser = self._parser
+        body = Body(self._loop) if has_body else None
         version = parser.get_http_version()
         exchange = Exchange(
             Request(
-                parser.get_method().decode("ascii"),
+                method,
                 path,
                 Query(query),
                 headers,
@@ -240,6 +249,19 @@ class Connection(asyncio.Protocol):
             exchange.body.end()
         if self._lingering:
             self._transport.close()
+
+    def _plain_head(self) -> bytes:
+        """The head that has been parsed, without its wish for another protocol."""
+        parser = self._parser
+        line = b"%b %b HTTP/%b" % (
+            parser.get_method(), self._target, parser.get_http_version().encode(),
+        )  # fmt: skip
+        fields = [
+            f"{name}: {value}".encode("latin-1")
+            for name, value in self._fields
+            if name.lower() != "upgrade"
+        ]
+        return b"\r\n".join([line, *fields, b"", b""])
 
     # A request that is none.
 
