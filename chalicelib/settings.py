@@ -5,12 +5,15 @@ the sentence that the person who set it reads.
 """
 
 import difflib
+import errno
 import ipaddress
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -312,30 +315,104 @@ def strangers(environ: Mapping[str, str]) -> Iterator[str]:
 
 def secret_key(settings: Settings) -> str:
     """The key that signs: SECRET_KEY, or the one kept in DATA_DIR, made when there is none.
-    Processes that start at once agree on one."""
-    if settings.secret_key:
-        return settings.secret_key
-    path = settings.data_dir / "secret-key"
+    Processes that start at once agree on one. Raises ``SettingsError``."""
+    found = kept_secret_key(settings)
+    if found is not None:
+        return found
+    path = _key_file(settings)
+    make_data_dir(settings)
     try:
-        if not path.exists():
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
-            # mkstemp gives mode 0600; link, unlike rename, never replaces another's key.
-            number, name = tempfile.mkstemp(dir=settings.data_dir, prefix=".secret-key-")
+        # mkstemp gives mode 0600; link, unlike rename, never replaces another's key.
+        number, name = tempfile.mkstemp(dir=settings.data_dir, prefix=".secret-key-")
+        try:
             with os.fdopen(number, "w") as file:
                 file.write(secrets.token_hex(32))
                 file.flush()
                 os.fsync(file.fileno())
-            try:
+            with suppress(FileExistsError):
                 path.hardlink_to(name)
-            except FileExistsError:
-                pass
-            finally:
-                Path(name).unlink()
-        return path.read_text().strip()
+        finally:
+            Path(name).unlink()
+        folder = os.open(settings.data_dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return _read_key(path)
     except OSError as error:
-        raise SettingsError(
-            PREFIX + "SECRET_KEY", f"is not set, and {path} cannot be used: {error.strerror}"
-        ) from None
+        raise _wrong_key(f"{path} cannot be made: {error.strerror}") from None
+
+
+def kept_secret_key(settings: Settings) -> str | None:
+    """The key that signs, None where none has been made yet. Raises ``SettingsError`` for one
+    that cannot be used."""
+    if settings.secret_key:
+        return settings.secret_key
+    path = _key_file(settings)
+    try:
+        return _read_key(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _wrong_key(f"{path} cannot be read: {error.strerror}") from None
+
+
+def loose_modes(settings: Settings) -> Iterator[str]:
+    """A sentence for each file of secrets in DATA_DIR that others may read."""
+    path = _key_file(settings)
+    mode = 0
+    with suppress(OSError):
+        mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077 and not settings.secret_key:
+        yield f"{path} has mode {mode:04o}, and whoever reads it can forge uploads: chmod 600"
+
+
+def _key_file(settings: Settings) -> Path:
+    return settings.data_dir / "secret-key"
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return _secret(path.read_bytes().decode().strip())
+    except UnicodeDecodeError:
+        raise _wrong_key(f"{path} holds something else than a key") from None
+    except ValueError as error:
+        raise _wrong_key(f"{path} holds no key: it {error}") from None
+
+
+def _wrong_key(sentence: str) -> SettingsError:
+    return SettingsError(PREFIX + "SECRET_KEY", f"is not set, and {sentence}")
+
+
+def check_data_dir(settings: Settings) -> None:
+    """Raise ``SettingsError`` where DATA_DIR is no folder to write into, and cannot be made one.
+    Makes nothing."""
+    place = settings.data_dir
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{place} cannot be written to")
+    except OSError as error:
+        raise _wrong_data_dir(settings, error) from None
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Make DATA_DIR, for its owner alone, unless it is there. Raises ``SettingsError``."""
+    check_data_dir(settings)
+    try:
+        settings.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _wrong_data_dir(settings, error) from None
+
+
+def _wrong_data_dir(settings: Settings, error: OSError) -> SettingsError:
+    return SettingsError(
+        PREFIX + "DATA_DIR", f"{settings.data_dir} cannot be used: {error.strerror}"
+    )
 
 
 def _masked(text: str) -> str:

@@ -10,6 +10,9 @@ from chalicelib.settings import (
     Settings,
     SettingsError,
     is_loopback,
+    kept_secret_key,
+    loose_modes,
+    make_data_dir,
     secret_key,
     strangers,
 )
@@ -197,10 +200,68 @@ def test_secret_key_is_made_once(tmp_path: Path) -> None:
     assert secret_key(settings) == key
 
 
-def test_secret_key_with_an_unusable_directory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "16 characters"),
+        (b" \n", "16 characters"),
+        (b"short\n", "16 characters"),
+        (b"\xff\xfe" + bytes(40), "something else than a key"),
+    ],
+)
+def test_a_kept_key_that_is_none(tmp_path: Path, content: bytes, sentence: str) -> None:
+    path = tmp_path / "secret-key"
+    path.write_bytes(content)
+    for look in (secret_key, kept_secret_key):
+        with pytest.raises(SettingsError, match=sentence) as error:
+            look(Settings(data_dir=tmp_path))
+        assert error.value.name == "OPENREGISTRY_SECRET_KEY"
+        assert str(path) in str(error.value)
+    assert path.read_bytes() == content
+
+
+def test_a_kept_key_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "secret-key").mkdir()
+    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+        secret_key(Settings(data_dir=tmp_path))
+
+
+def test_looking_for_a_key_makes_none(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    assert kept_secret_key(settings) is None
+    assert not settings.data_dir.exists()
+    made = secret_key(settings)
+    assert kept_secret_key(settings) == made
+    assert kept_secret_key(Settings(data_dir=tmp_path / "none", secret_key=SECRET)) == SECRET
+
+
+def test_a_key_that_others_may_read(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert not list(loose_modes(settings))
+    secret_key(settings)
+    assert not list(loose_modes(settings))
+    (tmp_path / "secret-key").chmod(0o640)
+    [sentence] = loose_modes(settings)
+    assert str(tmp_path / "secret-key") in sentence
+    assert "0640" in sentence
+    assert not list(loose_modes(Settings(data_dir=tmp_path, secret_key=SECRET)))
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/dev/null/x", "/proc/x"])
+def test_a_data_dir_that_cannot_be(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="OPENREGISTRY_SECRET_KEY: is not set"):
-        secret_key(Settings(data_dir=tmp_path / "file"))
+    with pytest.raises(SettingsError) as error:
+        secret_key(Settings(data_dir=tmp_path / place))
+    assert str(error.value).startswith(f"OPENREGISTRY_DATA_DIR: {tmp_path / place} cannot be used")
+
+
+def test_the_data_dir_is_for_its_owner_alone(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    make_data_dir(settings)
+    assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o700
+    settings.data_dir.chmod(0o755)
+    make_data_dir(settings)
+    assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o755
 
 
 def test_from_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
