@@ -51,6 +51,21 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+"""A host's name (RFC 1123, section 2.1)."""
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is a host's name, or an address: that of IPv6 in brackets."""
+    if not host.startswith("["):
+        return len(host) <= 253 and _NAME.fullmatch(host) is not None
+    try:
+        return host.endswith("]") and "%" not in host and bool(ipaddress.IPv6Address(host[1:-1]))
+    except ValueError:
+        return False
+
+
 # Parsers: text to value. A ValueError's text becomes the sentence, after the name and the value.
 
 
@@ -60,11 +75,16 @@ def _address(text: str) -> Address:
         raise ValueError("must be host:port, like 127.0.0.1:5000")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError("must have an IPv6 address in brackets, like [::1]:5000")
+    if host and not _is_host(host):
+        raise ValueError("has a host that is neither a name of letters, digits, - and . nor an IP")
     return Address(host.strip("[]") or "0.0.0.0", int(port))  # noqa: S104
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("begins with the home of a user that is not known here") from None
 
 
 def _flag(text: str) -> bool:
@@ -77,16 +97,19 @@ def _flag(text: str) -> bool:
 
 def _origin(text: str) -> str:
     """A URL without path, query or credentials: clients take /v2/ to be at a host's root."""
-    url = urlsplit(text)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    scheme, colon, rest = text.partition("://")
+    if scheme.lower() not in ("http", "https") or not colon or not rest:
         raise ValueError("must be a URL, like https://registry.example.org")
-    if url.path.strip("/") or url.query or url.fragment or "@" in url.netloc:
+    authority = rest.rstrip("/")
+    if re.search(r"[/?#@]", authority):
         raise ValueError("must be a scheme and a host alone, like https://registry.example.org")
-    try:
-        _ = url.port
-    except ValueError:
-        raise ValueError("has a port that is none") from None
-    return f"{url.scheme}://{url.netloc}"
+    match = re.fullmatch(r"(.*?)(?::([^\]]*))?", authority)
+    host, port = match.groups() if match else ("", None)
+    if not _is_host(host):
+        raise ValueError("has a host that is neither a name of letters, digits, - and . nor an IP")
+    if port is not None and not (re.fullmatch("[0-9]{1,5}", port) and int(port) < 65536):
+        raise ValueError("has a port that is none")
+    return f"{scheme.lower()}://{authority}"
 
 
 def _url(*schemes: str) -> Callable[[str], str]:
@@ -277,6 +300,13 @@ class Settings:
         if (settings.tls_certificate is None) != (settings.tls_key is None):
             missing = "TLS_KEY" if settings.tls_key is None else "TLS_CERTIFICATE"
             raise SettingsError(PREFIX + missing, "is needed too: TLS takes both")
+        if settings.upload_expiry < settings.body_timeout:
+            raise SettingsError(
+                PREFIX + "UPLOAD_EXPIRY",
+                f"is {settings.upload_expiry} s, and must be no shorter than"
+                f" {PREFIX}BODY_TIMEOUT, {settings.body_timeout} s: an upload whose body may still"
+                " be silent would be removed",
+            )
         return settings
 
     @property

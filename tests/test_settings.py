@@ -57,6 +57,10 @@ def test_an_empty_value_is_none() -> None:
         ("STORAGE_URL", "s3://bucket/prefix?region=x", "s3://bucket/prefix?region=x"),
         ("PUBLIC_URL", "https://r.example.org/", "https://r.example.org"),
         ("UPLOAD_URL", "http://r.example.org:8080", "http://r.example.org:8080"),
+        ("UPLOAD_URL", "HTTPS://R-1.Example.org.", "https://R-1.Example.org."),
+        ("UPLOAD_URL", "http://10.0.0.1:80", "http://10.0.0.1:80"),
+        ("UPLOAD_URL", "http://[fd00::1]", "http://[fd00::1]"),
+        ("UPLOAD_URL", "http://[fd00::1]:80/", "http://[fd00::1]:80"),
         ("SPARSE_MANIFESTS", "TRUE", True),
         ("SPARSE_MANIFESTS", "0", False),
         ("DOWNLOADS", "Stream", "stream"),
@@ -82,12 +86,30 @@ def test_values(name: str, text: str, value: object) -> None:
         ("LISTEN", "host:70000", "must be host:port"),
         ("LISTEN", "host:²", "must be host:port"),
         ("LISTEN", "::1:5000", "brackets"),
+        ("LISTEN", "a..b:5000", "neither a name"),
+        ("LISTEN", "[::x]:5000", "neither a name"),
+        ("LISTEN", "пример:5000", "neither a name"),
+        ("LISTEN", "a" * 64 + ":5000", "neither a name"),
+        ("DATA_DIR", "~nosuchuser/x", "home of a user"),
         ("DATABASE_URL", "mysql://h/d", "must begin with postgresql://"),
         ("STORAGE_URL", "/srv/blobs", "must begin with file:// or s3://"),
         ("PUBLIC_URL", "registry.example.org", "must be a URL"),
         ("PUBLIC_URL", "https://example.org/registry", "a scheme and a host alone"),
         ("PUBLIC_URL", "https://u:p@example.org", "a scheme and a host alone"),
+        ("PUBLIC_URL", "https:registry.example.org", "must be a URL"),
+        ("PUBLIC_URL", "https://", "must be a URL"),
+        ("PUBLIC_URL", "https://example.org?a", "a scheme and a host alone"),
+        ("PUBLIC_URL", "https://пример.localhost", "neither a name"),
+        ("PUBLIC_URL", 'https://foo bar"<.localhost', "neither a name"),
+        ("PUBLIC_URL", "https://foo\tbar.localhost", "neither a name"),
+        ("PUBLIC_URL", "https://:80", "neither a name"),
+        ("PUBLIC_URL", "https://[::1", "neither a name"),
+        ("PUBLIC_URL", "https://[fe80::1%25eth0]", "neither a name"),
+        ("PUBLIC_URL", "https://::1", "neither a name"),
+        ("UPLOAD_URL", "https://a..example.org", "neither a name"),
         ("UPLOAD_URL", "https://example.org:port", "port"),
+        ("UPLOAD_URL", "https://example.org:", "port"),
+        ("UPLOAD_URL", "https://example.org:65536", "port"),
         ("SECRET_KEY", "short", "16 characters"),
         ("SPARSE_MANIFESTS", "maybe", "true or false"),
         ("DOWNLOADS", "proxy", "must be one of redirect, stream"),
@@ -122,6 +144,15 @@ def test_tls_takes_both() -> None:
         of(TLS_CERTIFICATE="/cert.pem")
     with pytest.raises(SettingsError, match="OPENREGISTRY_TLS_CERTIFICATE: is needed too"):
         of(TLS_KEY="/key.pem")
+
+
+def test_uploads_outlast_silent_bodies() -> None:
+    with pytest.raises(SettingsError, match="BODY_TIMEOUT, 300 s") as error:
+        of(UPLOAD_EXPIRY="299", BODY_TIMEOUT="5m")
+    assert error.value.name == "OPENREGISTRY_UPLOAD_EXPIRY"
+    assert of(UPLOAD_EXPIRY="300", BODY_TIMEOUT="5m").upload_expiry == 300
+    with pytest.raises(SettingsError, match="UPLOAD_EXPIRY"):
+        of(BODY_TIMEOUT="1h", UPLOAD_EXPIRY="30m")
 
 
 @pytest.mark.parametrize(
