@@ -1,6 +1,7 @@
 """How the harness takes bodies: whole, streamed, refused, slow, cut off."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import http.client
 import time
@@ -298,6 +299,30 @@ def test_malformed_chunks(program: Program, wire: Wire, sent: str) -> None:
     assert answer.json()["errors"]
     assert wire.closed()
     assert new_events(program, before, 2)[1].startswith("aborted")
+
+
+@pytest.mark.parametrize("begin", ["0\r\n", "0\r\nX: ", "5;x="])
+@pytest.mark.parametrize("target", ["/stream", "/whole", "/stream?refuse"])
+def test_trailers_that_never_end(program: Program, target: str, begin: str) -> None:
+    memory = program.memory()
+    with Wire(program.port) as wire:
+        wire.head("PUT", target, "Transfer-Encoding: chunked").chunk(bytes(1000)).send(begin)
+        piece = ("a" * 1000 if begin.endswith(("=", ": ")) else "X: y\r\n" * 200).encode()
+        with contextlib.suppress(ConnectionError):
+            wire.send(piece * 100)
+            for _ in range(50):
+                wire.send(piece * 300)
+            pytest.fail("all of it was taken")
+        assert program.memory() - memory < 8 * MIB
+        with contextlib.suppress(ConnectionError):
+            assert wire.answer().status == (403 if "refuse" in target else 400)
+
+
+def test_trailers_change_no_header_field(wire: Wire) -> None:
+    wire.head("PUT", "/whole", "X: 1", "Transfer-Encoding: chunked").chunk(b"abc")
+    seen = wire.send("0\r\nX: 2\r\nY: ", "y" * 7000, "\r\n\r\n").answer().json()
+    assert (seen["size"], seen["headers"]["x"]) == (3, "1")
+    assert wire.get("/a").status == 200
 
 
 # Silent.

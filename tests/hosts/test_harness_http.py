@@ -1,5 +1,6 @@
 """HTTP/1.1 as the harness speaks it, with small functions behind it."""
 
+import contextlib
 import hashlib
 import json
 import select
@@ -220,6 +221,35 @@ def test_refused_heads(wire: Wire, sent: str, status: int) -> None:
     assert answer.json()["errors"][0]["message"].endswith(".")
     assert answer["connection"] == "close"
     assert wire.closed()
+
+
+@pytest.mark.parametrize("before", ["", "GET /sleep?seconds=2 HTTP/1.1\r\nHost: a\r\n\r\n"])
+@pytest.mark.parametrize("field", [True, False])
+def test_a_field_that_never_ends(program: Program, before: str, field: bool) -> None:
+    """Also of a request that waits for the one before it."""
+    memory = program.memory()
+    with Wire(program.port) as wire:
+        wire.send(before, "GET /a HTTP/1.1\r\nHost: a\r\n" + "X: " * field)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(300):
+                wire.socket.settimeout(1)
+                with contextlib.suppress(TimeoutError):
+                    wire.send("a" * 100_000)
+                    continue
+                break
+        assert program.memory() - memory < 8 << 20
+        wire.socket.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            assert wire.answer().status == (200 if before else 431)
+            assert wire.closed()
+
+
+def test_a_head_just_within_the_limit(wire: Wire) -> None:
+    for _ in range(2):
+        head = f"GET /a HTTP/1.1\r\nHost: a\r\nX: {'x' * 65_000}\r\n\r\n"
+        for start in range(0, len(head), 1000):
+            wire.send(head[start : start + 1000])
+        assert len(wire.answer().json()["headers"]["x"]) == 65_000
 
 
 def test_a_head_that_never_ends_is_ended(directory: Path) -> None:

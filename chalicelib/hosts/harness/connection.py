@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 HEAD_LIMIT = 64 << 10
 """Bytes of a request's line and header fields together."""
+TRAILER_LIMIT = 8 << 10
+"""Bytes in a chunked body that are none of its own, one after another: an extension, trailers."""
 TARGET_LIMIT = 16 << 10
 """Bytes of a request's target."""
 HEAD_SECONDS = 30
@@ -99,6 +101,8 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._fields: list[tuple[str, str]] = []
         self._head_size = 0
+        # Bytes since a head began, or since the last byte of a body.
+        self._overhead = 0
         self._in_head = False
         self._upgrades = False
         self._arriving: Exchange | None = None
@@ -150,6 +154,9 @@ class Connection(asyncio.Protocol):
             self._blocked = None
 
     def data_received(self, data: bytes) -> None:
+        if self._closing and not self._lingering:
+            return
+        self._overhead += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -167,10 +174,13 @@ class Connection(asyncio.Protocol):
             return
         exchange = self._arriving
         if self._in_head:
-            if self._head_size > HEAD_LIMIT:
+            if max(self._head_size, self._overhead) > HEAD_LIMIT:
+                self._transport.pause_reading()
                 self._refuse(431, "The header fields are longer than 64 KiB.")
         elif exchange is not None and exchange.body is not None:
-            if exchange.body.full:
+            if self._overhead > TRAILER_LIMIT:
+                self._malformed("its trailers are too long")
+            elif exchange.body.full:
                 self._transport.pause_reading()
             elif self._lingering and exchange.body.received > LINGER_BYTES:
                 self._transport.abort()
@@ -181,6 +191,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._fields = []
         self._head_size = 0
+        self._overhead = 0
         self._in_head = True
         self._fresh = False
         if not self._exchanges:
@@ -191,11 +202,14 @@ class Connection(asyncio.Protocol):
         self._head_size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer
         self._fields.append((name.decode("latin-1"), value.decode("latin-1").strip(" \t")))
         self._head_size += len(name) + len(value) + len(": \r\n")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._overhead = 0
         if self._closing:
             return
         headers = Headers(self._fields)
@@ -240,6 +254,7 @@ class Connection(asyncio.Protocol):
             self._begin(exchange)
 
     def on_body(self, body: bytes) -> None:
+        self._overhead = 0
         if self._arriving is not None and self._arriving.body is not None:
             self._arriving.body.put(body)
 
@@ -281,7 +296,7 @@ class Connection(asyncio.Protocol):
             return _error(405, "This server is no proxy.")
         return None
 
-    def _malformed(self, error: Exception) -> None:
+    def _malformed(self, error: object) -> None:
         """What came is not HTTP."""
         if self._closing:
             self._transport.close()
