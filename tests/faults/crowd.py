@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -193,7 +194,7 @@ class _Watched:
     crowd: Crowd
 
     def request(
-        self, method: str, target: str, body: Body = b"", headers: dict[str, str] | None = None
+        self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
     ) -> Answer:
         try:
             answer = self.client.request(method, target, body, headers)

@@ -44,7 +44,7 @@ def received(registry: Registry, location: str) -> str:
 
 def put(registry: Registry, location: str, data: bytes, rest: bytes = b"") -> None:
     """Commit an upload; then the blob is there to the byte."""
-    repository = location.split("/blobs/")[0].removeprefix("/v2/")
+    repository = location.partition("/blobs/")[0].removeprefix("/v2/")
     target = with_query(location, digest=sha256(data))
     for _ in range(2):
         answer = HTTPClient(registry.host).request("PUT", target, rest)
@@ -303,9 +303,7 @@ def test_killed_at_every_step(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_killed_at_every_step_at_many_moments(
-    place: Place, serve: Callable[..., Registry]
-) -> None:
+def test_killed_at_every_step_at_many_moments(place: Place, serve: Callable[..., Registry]) -> None:
     registry = serve(**place.settings)
     rng = random.Random(1)
     for turn in range(12):

@@ -65,9 +65,7 @@ def test_restarts_under_load(victim: Postgres, serve: Callable[..., Registry]) -
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_restarts_under_load_for_a_minute(
-    victim: Postgres, serve: Callable[..., Registry]
-) -> None:
+def test_restarts_under_load_for_a_minute(victim: Postgres, serve: Callable[..., Registry]) -> None:
     registry = serve(OPENREGISTRY_DATABASE_URL=victim.new_database())
     end = time.monotonic() + 60
     with Crowd(registry.host, clients=8) as crowd:
