@@ -20,7 +20,8 @@ OURS = "openregistry"
 
 
 class DockerRegistry(Server):
-    """Debian's docker-registry with Debian's settings, but for authentication and storage."""
+    """Debian's docker-registry with Debian's settings, but for authentication, storage, and the
+    regular search for abandoned uploads."""
 
     name = PEER
 
@@ -35,6 +36,8 @@ class DockerRegistry(Server):
             f"  {self._storage(s3)}\n"
             "  cache:\n    blobdescriptor: inmemory\n"
             "  delete:\n    enabled: true\n"
+            # The purger starts at a random minute of the first hour, and on SeaweedFS it panics.
+            "  maintenance:\n    uploadpurging:\n      enabled: false\n"
             f"http:\n  addr: {self.host}\n  headers:\n    X-Content-Type-Options: [nosniff]\n"
             "health:\n  storagedriver:\n    enabled: true\n    interval: 10s\n    threshold: 3\n"
         )
