@@ -8,7 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from chalicelib import __version__
-from chalicelib.settings import Settings, SettingsError, strangers
+from chalicelib.http import RegistryError
+from chalicelib.settings import (
+    Settings,
+    SettingsError,
+    kept_secret_key,
+    loose_modes,
+    strangers,
+)
 
 ROOMS = (
     "chalicelib.hosts.harness.command",
@@ -50,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_config(options: argparse.Namespace) -> int:
     """Print the settings in force, and try the database and the storage that they name."""
-    from chalicelib.hosts import choose_access, open_database
+    from chalicelib.hosts import check_folders, choose_access, open_database
     from chalicelib.hosts.harness.worker import tls
     from chalicelib.storage import open_store
+    from chalicelib.storage.filesystem import FileStore
 
     settings = Settings.from_environment()
     shown = list(settings.shown())
@@ -62,12 +70,20 @@ def check_config(options: argparse.Namespace) -> int:
             f"{name:{width}}  {value or '-'}" + (f"\n{'':{width}}  {text}" if options.long else "")
         )
     print()
-    for sentence in strangers(os.environ):
+    for sentence in (*strangers(os.environ), *loose_modes(settings)):
         print(f"warning: {sentence}")
 
     choose_access(settings)
     tls(settings)
-    checks = [("storage", open_store(settings).check)]
+    check_folders(settings)
+    if kept_secret_key(settings) is None:
+        print("secret key: made by `openregistry serve` when it first starts")
+    checks: list[tuple[str, Callable[[], None]]] = []
+    store = open_store(settings)
+    if isinstance(store, FileStore) and not store.folder.exists():
+        print(f"storage: {store.folder}, which `openregistry serve` makes")
+    else:
+        checks.append(("storage", store.check))
     if settings.database_url:
         checks.append(("database", open_database(settings).check))
     else:
@@ -77,7 +93,9 @@ def check_config(options: argparse.Namespace) -> int:
         try:
             check()
         except Exception as error:
-            print(f"{name}: {str(error) or type(error).__name__}")
+            # What the database's error says is for clients; its cause tells the person why.
+            cause = error.__cause__ if isinstance(error, RegistryError) else None
+            print(f"{name}: {cause or error or type(error).__name__}")
             status = FAILED
         else:
             print(f"{name}: ready")

@@ -414,17 +414,21 @@ def _wrong_key(sentence: str) -> SettingsError:
     return SettingsError(PREFIX + "SECRET_KEY", f"is not set, and {sentence}")
 
 
+def check_folder(path: Path) -> None:
+    """Raise ``OSError`` where that is no folder to write into, and cannot be made one. Makes
+    nothing."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is no folder")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"{path} cannot be written to")
+
+
 def check_data_dir(settings: Settings) -> None:
-    """Raise ``SettingsError`` where DATA_DIR is no folder to write into, and cannot be made one.
-    Makes nothing."""
-    place = settings.data_dir
+    """Raise ``SettingsError`` where DATA_DIR cannot be used. Makes nothing."""
     try:
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, f"{place} cannot be written to")
+        check_folder(settings.data_dir)
     except OSError as error:
         raise _wrong_data_dir(settings, error) from None
 

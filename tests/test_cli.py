@@ -1,5 +1,6 @@
 """The command line as a person uses it."""
 
+import hashlib
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ import bcrypt
 import pytest
 
 from chalicelib import __version__
+from tests.client import HTTPClient
 from tests.hosts.wire import Wire, until
 from tests.servers import OPENREGISTRY, S3, Registry, answers, free_port, stopping
 
@@ -95,6 +97,12 @@ def test_a_wrong_setting(command: str, name: str, value: str, tmp_path: Path) ->
         ("STORAGE_URL", {"STORAGE_URL": "s3://"}),
         ("DATABASE_URL", {"DATABASE_URL": "postgresql://host:port/db"}),
         ("TLS_CERTIFICATE", {"TLS_CERTIFICATE": "/nowhere", "TLS_KEY": "/nowhere"}),
+        ("DATA_DIR", {"DATA_DIR": "~nosuchuser/x"}),
+        ("DATA_DIR", {"DATA_DIR": "/etc/hostname"}),
+        ("DATA_DIR", {"DATA_DIR": "/dev/null/x"}),
+        ("STORAGE_URL", {"STORAGE_URL": "file:///dev/null/x"}),
+        ("STORAGE_URL", {"STORAGE_URL": "file:///etc/hostname"}),
+        ("STORAGE_URL", {"STORAGE_URL": "s3://b?endpoint=nonsense"}),
     ],
 )
 def test_settings_that_do_not_go_together(
@@ -106,6 +114,17 @@ def test_settings_that_do_not_go_together(
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"openregistry: OPENREGISTRY_{name}: ")
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()), "it was refused before anything was made"
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_a_kept_key_that_is_none(command: str, tmp_path: Path) -> None:
+    (tmp_path / "secret-key").touch()
+    done = run(command, LISTEN=f"127.0.0.1:{free_port()}", DATA_DIR=str(tmp_path))
+    assert done.returncode == 2
+    start = f"openregistry: OPENREGISTRY_SECRET_KEY: is not set, and {tmp_path / 'secret-key'} "
+    assert done.stderr.splitlines()[-1].startswith(start)
+    assert [each.name for each in tmp_path.iterdir()] == ["secret-key"]
 
 
 # check-config.
@@ -116,8 +135,21 @@ def test_check_config(database_url: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.split() == ["OPENREGISTRY_WORKERS", "3"] for line in lines)
-    assert "storage: ready" in lines
+    assert f"storage: {tmp_path / 'blobs'}, which `openregistry serve` makes" in lines
+    assert "secret key: made by `openregistry serve` when it first starts" in lines
     assert "database: ready" in lines
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_config_of_a_folder_in_use(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "secret-key").write_text("k" * 32)
+    (tmp_path / "secret-key").chmod(0o644)
+    done = run("check-config", DATABASE_URL=database_url, DATA_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "storage: ready" in done.stdout
+    assert f"warning: {tmp_path / 'secret-key'} has mode 0644" in done.stdout
+    assert "secret key" not in done.stdout
 
 
 def test_check_config_masks_and_warns(database_url: str, tmp_path: Path) -> None:
@@ -148,7 +180,8 @@ def test_check_config_of_what_does_not_answer(tmp_path: Path) -> None:
         DATA_DIR=str(tmp_path),
     )
     assert done.returncode == 1
-    assert "database: " in done.stdout
+    [database] = [line for line in done.stdout.splitlines() if line.startswith("database: ")]
+    assert "refused" in database
     assert "storage: " in done.stdout
     assert "ready" not in done.stdout
     assert "hidden" not in done.stdout + done.stderr
@@ -159,8 +192,9 @@ def test_check_config_of_a_folder_that_cannot_be(database_url: str, tmp_path: Pa
     (tmp_path / "file").write_text("")
     url = (tmp_path / "file" / "blobs").as_uri()
     done = run("check-config", DATABASE_URL=database_url, DATA_DIR=str(tmp_path), STORAGE_URL=url)
-    assert done.returncode == 1
-    assert "storage: ready" not in done.stdout
+    assert done.returncode == 2
+    assert done.stderr.startswith("openregistry: OPENREGISTRY_STORAGE_URL: ")
+    assert str(tmp_path / "file") in done.stderr
 
 
 def test_check_config_with_s3(database_url: str, s3_server: S3, tmp_path: Path) -> None:
@@ -198,7 +232,9 @@ def test_migrate_needs_a_database() -> None:
 def test_migrate_without_an_answer() -> None:
     done = run("migrate", DATABASE_URL=f"postgresql://user@127.0.0.1:{free_port()}/db")
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("openregistry: OPENREGISTRY_DATABASE_URL: ")
+    assert "refused" in line
 
 
 # serve.
@@ -226,14 +262,80 @@ def test_serve_with_an_address_that_is_taken(database_url: str, tmp_path: Path) 
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run("serve", LISTEN=address, DATABASE_URL=database_url, DATA_DIR=str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr == f"openregistry: {address} cannot be listened on: Address already in use\n"
+    assert done.stderr == (
+        f"openregistry: OPENREGISTRY_LISTEN: {address} cannot be listened on:"
+        " Address already in use\n"
+    )
+
+
+def test_serve_with_an_address_that_is_none(database_url: str, tmp_path: Path) -> None:
+    accounts = tmp_path / "htpasswd"
+    accounts.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
+    address = "nosuchhost.invalid:5000"
+    done = run(
+        "serve",
+        LISTEN=address,
+        DATABASE_URL=database_url,
+        DATA_DIR=str(tmp_path),
+        HTPASSWD=str(accounts),
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"openregistry: OPENREGISTRY_LISTEN: {address} cannot be listened on: ")
 
 
 def test_serve_without_a_database_that_answers(tmp_path: Path) -> None:
-    url = f"postgresql://user@127.0.0.1:{free_port()}/db"
+    url = f"postgresql://user:hidden@127.0.0.1:{free_port()}/db"
     done = run("serve", LISTEN="127.0.0.1:0", DATABASE_URL=url, DATA_DIR=str(tmp_path))
     assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("openregistry: OPENREGISTRY_DATABASE_URL: ")
+    assert "refused" in last
     assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
+
+
+def test_serve_with_a_database_that_is_not_there(database_url: str, tmp_path: Path) -> None:
+    done = run(
+        "serve", LISTEN="127.0.0.1:0", DATABASE_URL=database_url + "x", DATA_DIR=str(tmp_path)
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("openregistry: OPENREGISTRY_DATABASE_URL: ")
+    assert "does not exist" in last
+
+
+def test_serve_with_more_connections_than_its_postgres_takes(tmp_path: Path) -> None:
+    done = run(
+        "serve",
+        LISTEN="127.0.0.1:0",
+        DATA_DIR=str(tmp_path / "data"),
+        WORKERS="12",
+        DATABASE_POOL="8",
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("openregistry: OPENREGISTRY_DATABASE_POOL: 8 connections")
+    assert "96" in last
+    assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+
+def test_what_serve_makes_is_for_its_owner_alone(serve: Callable[..., Registry]) -> None:
+    """Root's embedded Postgres, which is another user, passes through DATA_DIR all the same."""
+    server = serve(OPENREGISTRY_DATABASE_URL="")
+    client = HTTPClient(server.host)
+    blob = b"nobody else reads this"
+    started = client.request("POST", "/v2/mode/blobs/uploads/")
+    separator = "&" if "?" in started.location else "?"
+    digest = "sha256:" + hashlib.sha256(blob).hexdigest()
+    done = client.request("PUT", f"{started.location}{separator}digest={digest}", blob)
+    assert done.status == 201
+    places = [server.data_dir, *(server.data_dir / "blobs").rglob("*"), server.data_dir / "blobs"]
+    assert [path for path in places if path.is_file() and path.read_bytes() == blob]
+    for path in places:
+        # Where a user has an entry of its own, the group's bits are that entry's mask.
+        mode = path.stat().st_mode
+        assert not mode & 0o067, f"{path} has mode {mode:o}"
 
 
 def test_serve_to_the_world(serve: Callable[..., Registry], tmp_path: Path) -> None:

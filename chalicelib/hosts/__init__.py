@@ -49,6 +49,26 @@ def open_database(settings: "Settings") -> "Database":
         raise SettingsError("OPENREGISTRY_DATABASE_URL", str(error)) from None
 
 
+def check_folders(settings: "Settings") -> None:
+    """Raise ``SettingsError`` where STORAGE_URL is wrong, or where it or DATA_DIR names what cannot
+    be a folder to write into. Makes nothing."""
+    from chalicelib.settings import SettingsError, check_data_dir, check_folder
+    from chalicelib.storage import open_store
+    from chalicelib.storage.filesystem import FileStore
+
+    store = open_store(settings)
+    if not (settings.database_url and settings.storage_url and settings.secret_key):
+        check_data_dir(settings)
+    if isinstance(store, FileStore):
+        name = "STORAGE_URL" if settings.storage_url else "DATA_DIR"
+        try:
+            check_folder(store.folder)
+        except OSError as error:
+            raise SettingsError(
+                f"OPENREGISTRY_{name}", f"{store.folder} cannot be used: {error.strerror}"
+            ) from None
+
+
 def choose_access(settings: "Settings", *, exposed: bool = False) -> "Policy":
     """Who may do what: those in HTPASSWD, or everyone where only this machine can ask."""
     from chalicelib.settings import SettingsError

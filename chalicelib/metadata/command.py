@@ -35,7 +35,7 @@ def migrate(_options: argparse.Namespace) -> int:
     try:
         applied = apply(settings.database_url)
     except (MigrationError, RegistryError) as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(f"OPENREGISTRY_DATABASE_URL: {error}") from error
     for name in applied:
         print(f"applied {name}")
     if not applied:
