@@ -31,7 +31,7 @@ ALLOWED = """
 import pytest
 
 def test_skips():
-    pytest.skip("crane is missing (`make clients` builds it where Go is at hand)")
+    pytest.skip("crane is missing, and so is Go, from which `make clients` builds it")
 """
 
 

@@ -1,6 +1,7 @@
 """Run the Go clients that `make clients` builds."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ Run = Callable[..., str]
 def built(name: str) -> Path:
     """A built client; without it the test is skipped."""
     program = DIRECTORY / name
+    if not program.exists() and shutil.which("go") is None:
+        pytest.skip(f"{name} is missing, and so is Go, from which `make clients` builds it")
     if not program.exists():
         pytest.skip(f"{name} is missing (`make clients` builds it where Go is at hand)")
     return program
