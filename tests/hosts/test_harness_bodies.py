@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import http.client
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +159,22 @@ def test_an_upgrade_that_is_declined_keeps_its_body(
     assert wire.closed()
 
 
+def test_http_1_0_knows_no_interim_answer(wire: Wire) -> None:
+    wire.send("PUT /whole HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    time.sleep(0.1)
+    assert wire.send("abc").answer().json()["size"] == 3
+
+
+def test_nobody_is_invited_to_send_too_much(wire: Wire) -> None:
+    wire.head("PUT", "/whole", "Content-Length: 100000", "Expect: 100-continue")
+    assert wire.answer().status == 100
+    assert wire.send(bytes(100_000)).answer().status == 200
+    wire.head("PUT", "/whole", "Content-Length: 100001", "Expect: 100-continue")
+    answer = wire.answer()
+    assert (answer.status, answer.code) == (413, "SIZE_INVALID")
+    assert wire.closed()
+
+
 # Refused.
 
 
@@ -241,6 +258,17 @@ def test_a_body_that_nobody_wants(wire: Wire) -> None:
     assert wire.answer().json()["size"] == 0
 
 
+@pytest.mark.parametrize("target", ["/stream", "/whole"])
+def test_a_client_that_ends_its_side_too_early_is_told(wire: Wire, target: str) -> None:
+    wire.head("PUT", target, "Content-Length: 100").send(bytes(50))
+    wire.socket.shutdown(socket.SHUT_WR)
+    answer = wire.answer()
+    assert (answer.status, answer.code) == (400, "BODY_INCOMPLETE")
+    begun = time.monotonic()
+    assert wire.closed()
+    assert time.monotonic() - begun < 2
+
+
 # Cut off. A body that does not come to its end is never taken for one that did.
 
 
@@ -285,6 +313,8 @@ def test_a_client_that_vanishes_after_the_whole_body(program: Program) -> None:
 def test_a_whole_body_that_is_cut_off_is_not_looked_at(program: Program) -> None:
     with Wire(program.port) as wire:
         wire.head("PUT", "/whole", "Content-Length: 100").send(bytes(50))
+        time.sleep(0.1)
+        wire.reset()
     for _ in until():
         if '"status": 499' in program.output():
             break

@@ -23,6 +23,7 @@ from chalicelib.http import (
     RegistryError,
     Request,
     Response,
+    SizeInvalid,
     Stream,
     Unavailable,
 )
@@ -64,7 +65,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("begun", "body", "id", "keep", "request", "sent", "status", "subject", "target")
+    __slots__ = ("begun", "body", "id", "keep", "request", "sent", "status", "subject", "target",
+                 "version", "wrong")  # fmt: skip
 
     def __init__(
         self,
@@ -82,6 +84,8 @@ class Exchange:
         self.begun = begun
         self.body = body
         self.keep = keep
+        self.version = "1.1"
+        self.wrong: RegistryError | None = None
         self.status = 0
         self.subject = ""
         self.sent = 0
@@ -112,6 +116,7 @@ class Connection(asyncio.Protocol):
         self._fresh = True
         self._pushes = False
         self._closing = False
+        self._half_closed = False
         self._lingering = False
         self._lost = False
         self._blocked: asyncio.Future[None] | None = None
@@ -139,8 +144,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; it may wait for an answer still."""
-        self._closing = True
-        self._break_off(BodyError("The client went away.", vanished=True))
+        self._closing = self._half_closed = True
+        self._break_off(BodyError("The body ended too early.", vanished=self._secure))
         return bool(self._exchanges) and not self._secure
 
     def pause_writing(self) -> None:
@@ -172,18 +177,21 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._malformed(error)
             return
-        exchange = self._arriving
         if self._in_head:
             if max(self._head_size, self._overhead) > HEAD_LIMIT:
                 self._transport.pause_reading()
                 self._refuse(431, "The header fields are longer than 64 KiB.")
-        elif exchange is not None and exchange.body is not None:
-            if self._overhead > TRAILER_LIMIT:
-                self._malformed("its trailers are too long")
-            elif exchange.body.full:
-                self._transport.pause_reading()
-            elif self._lingering and exchange.body.received > LINGER_BYTES:
-                self._transport.abort()
+        elif self._arriving is not None and self._arriving.body is not None:
+            self._restrain(self._arriving.body)
+
+    def _restrain(self, body: Body) -> None:
+        """See that no more of a body comes than is taken, or is allowed."""
+        if self._overhead > TRAILER_LIMIT:
+            self._malformed("its trailers are too long")
+        elif body.full:
+            self._transport.pause_reading()
+        elif self._lingering and body.received > LINGER_BYTES:
+            self._transport.abort()
 
     # What the parser calls.
 
@@ -221,8 +229,12 @@ class Connection(asyncio.Protocol):
             self._upgrades = True
             return
         target = self._target.decode("latin-1")
+        malformed = False
         if not target.startswith("/"):
-            target = _origin_form(target)
+            try:
+                target = _origin_form(target)
+            except ValueError:
+                malformed = True
         path, _, query = target.partition("?")
         if "%" in path:
             path = unquote(path)
@@ -242,14 +254,16 @@ class Connection(asyncio.Protocol):
             body,
             keep=version == "1.1" and parser.should_keep_alive(),
         )
+        exchange.version = version
+        if malformed:
+            exchange.wrong = _error(400, "The request's target is malformed.")
+        else:
+            exchange.wrong = self._wrong(exchange.request, version)
         self._arriving = exchange
         self._exchanges.append(exchange)
         if len(self._exchanges) > 1:
             # Pipelined (RFC 9112, section 9.3.2): it waits, and no more is read.
             self._transport.pause_reading()
-        elif wrong := self._wrong(exchange.request, version):
-            exchange.keep = False
-            self._respond(exchange, wrong.response())
         else:
             self._begin(exchange)
 
@@ -290,6 +304,9 @@ class Connection(asyncio.Protocol):
             return _error(status, "The request's line or its header fields are too long.")
         if version == "1.1" and "host" not in request.headers:
             return _error(400, "A request needs a Host header field.")
+        if "," in request.headers.get("host", ""):
+            # No host has a comma: there were two fields (RFC 9112, section 3.2).
+            return _error(400, "A request has one Host header field.")
         if coding != "chunked":
             return _error(501, "Of transfer codings this server knows chunked alone.")
         if request.method == "CONNECT":
@@ -330,6 +347,10 @@ class Connection(asyncio.Protocol):
     def _begin(self, exchange: Exchange) -> None:
         request = exchange.request
         worker = self._worker
+        if exchange.wrong is not None:
+            exchange.keep = False
+            self._respond(exchange, exchange.wrong.response())
+            return
         reads = request.method in ("GET", "HEAD")
         if not reads:
             self._pushes = True
@@ -381,6 +402,9 @@ class Connection(asyncio.Protocol):
         if wanted is not Wants.STREAM:
             data: list[bytes] = []
             if wanted is Wants.WHOLE:
+                if self._expects(exchange, body) and _length(request) > worker.functions.limit:
+                    sentence = f"The body may have {worker.functions.limit} bytes at most."
+                    return SizeInvalid(sentence, status=413).response()
                 self._invite(exchange, body)
                 size = 0
                 # What is over the limit, by a little, shows the function that it is too much.
@@ -409,10 +433,16 @@ class Connection(asyncio.Protocol):
             return error.response()
         return await worker.bulk.call(receiver.finish)
 
-    def _invite(self, exchange: Exchange, body: Body) -> None:
-        """Ask for the body, where the client waits for that (RFC 9110, section 10.1.1)."""
+    def _expects(self, exchange: Exchange, body: Body) -> bool:
+        """Whether the client waits to be asked for the body (RFC 9110, section 10.1.1)."""
         expected = exchange.request.headers.get("expect", "")
-        if expected.lower() == "100-continue" and not body.received:
+        return (
+            expected.lower() == "100-continue" and not body.received and exchange.version == "1.1"
+        )
+
+    def _invite(self, exchange: Exchange, body: Body) -> None:
+        """Ask for the body, where the client waits for that."""
+        if self._expects(exchange, body):
             self._transport.write(_CONTINUE)
 
     async def _answer_ready(self, exchange: Exchange) -> None:
@@ -558,7 +588,7 @@ class Connection(asyncio.Protocol):
         if self._lost:
             self._worker.forget(self)
         body = exchange.body
-        if body is not None and not body.complete and not self._lost:
+        if body is not None and not body.complete and not (self._lost or self._half_closed):
             self._lingering = True
             self._transport.resume_reading()
             if self._transport.can_write_eof():
@@ -590,10 +620,6 @@ class Connection(asyncio.Protocol):
         ):
             self._transport.close()
 
-    def abort(self) -> None:
-        """Close at once, whatever goes on."""
-        self._transport.abort()
-
 
 def _end(receiver: Receiver, pieces: list[bytes]) -> Response:
     """Feed the last pieces and finish, on one thread's turn."""
@@ -601,8 +627,14 @@ def _end(receiver: Receiver, pieces: list[bytes]) -> Response:
     return receiver.finish()
 
 
+def _length(request: Request) -> int:
+    """What a request says about its body's size; the parser has checked that it is a number."""
+    return int(request.headers.get("content-length", 0))
+
+
 def _origin_form(target: str) -> str:
-    """The path and query of a target in absolute form (RFC 9112, section 3.2.2)."""
+    """The path and query of a target in absolute form (RFC 9112, section 3.2.2). Raises
+    ``ValueError``."""
     url = urlsplit(target)
     return (url.path or "/") + (f"?{url.query}" if url.query else "")
 
