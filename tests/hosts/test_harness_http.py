@@ -429,15 +429,16 @@ def test_ready_does_not_wait_for_long(directory: Path) -> None:
 # The log.
 
 
-def test_the_log(program: Program, wire: Wire) -> None:
-    wire.get("/a?x=1&_state=secret.token&y=2", "X-Request-Id: find-me")
+@pytest.mark.parametrize("name", ["_state", "%5Fstate", "_st%61te", "%5f%73%74%61%74%65"])
+def test_the_log(program: Program, wire: Wire, name: str) -> None:
+    wire.get(f"/a?x=1&{name}=secret.token&y=2", f"X-Request-Id: find{name}")
     for _ in until():
-        lines = [line for line in program.output().splitlines() if "find-me" in line]
+        lines = [line for line in program.output().splitlines() if f"find{name}" in line]
         if lines:
             break
     [entry] = map(json.loads, lines)
     assert entry["method"] == "GET"
-    assert entry["path"] == "/a?x=1&_state=***&y=2"
+    assert entry["path"] == f"/a?x=1&{name}=***&y=2"
     assert entry["status"] == 200
     assert entry["bytes"] > 0
     assert entry["client"] == "127.0.0.1"

@@ -9,10 +9,11 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from chalicelib.identity.capabilities import PARAMETER
 
-_SECRET = re.compile(rf"([?&]{re.escape(PARAMETER)})=[^&]*")
+_PARAMETER = re.compile(r"(?<=[?&])([^?&=]+)=[^&]*")
 
 
 def configure(level: str) -> None:
@@ -94,7 +95,14 @@ def _as_json(request: Served) -> str:
 
 
 def _masked(target: str) -> str:
-    return _SECRET.sub(r"\1=***", target) if PARAMETER in target else target
+    """Without the secret of a capability, however its parameter's name is spelt."""
+    if PARAMETER not in target and "%" not in target:
+        return target
+    return _PARAMETER.sub(_hidden, target)
+
+
+def _hidden(parameter: re.Match[str]) -> str:
+    return f"{parameter[1]}=***" if unquote(parameter[1]) == PARAMETER else parameter[0]
 
 
 def _time(seconds: float) -> str:
