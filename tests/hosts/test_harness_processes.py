@@ -87,7 +87,7 @@ def test_all_workers_die_at_once(program: Program) -> None:
     assert program.get("/a").status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_nothing_outlives_the_supervisor(program: Program, number: signal.Signals) -> None:
     workers = program.workers()
     program.signal(number)
@@ -120,7 +120,7 @@ def test_ctrl_c(program: Program) -> None:
     assert ended(program, 5) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_running_requests_finish(program: Program, number: signal.Signals) -> None:
     data = content(3_000_000)
     with (
@@ -168,7 +168,7 @@ def test_requests_that_do_not_finish_are_ended(tmp_path: Path) -> None:
         assert 0.9 < time.monotonic() - begun < 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_second_signal_ends_at_once(program: Program, number: signal.Signals) -> None:
     workers = program.workers()
     with Wire(program.port) as wire:

@@ -28,6 +28,8 @@ RESTART_SECONDS = 1
 GRACE_SECONDS = 5
 """How much longer than SHUTDOWN_TIMEOUT workers have to end."""
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def listen(address: Address) -> socket.socket:
     """A socket that listens there. Raises ``OSError``."""
@@ -52,7 +54,8 @@ def listen(address: Address) -> socket.socket:
 
 
 class Supervisor:
-    """Keeps ``count`` workers running until SIGTERM or SIGINT; a second one ends them at once."""
+    """Keeps ``count`` workers running until SIGTERM, SIGINT, or SIGHUP, as when its terminal is
+    closed; a second one ends them at once."""
 
     def __init__(
         self, functions: Functions, settings: Settings, listener: socket.socket, count: int
@@ -73,8 +76,11 @@ class Supervisor:
         # What is there now is shared by all workers: a collector that visits it would copy it.
         gc.collect()
         gc.freeze()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        # Whoever starts it with nohup wants it to go on.
+        stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        for number in _SIGNALS:
+            if number != signal.SIGHUP or not stays:
+                signal.signal(number, self._on_signal)
         for index in range(self._count):
             self._fork(index)
         while self._workers:
@@ -87,7 +93,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         self._loads[index] = 0
         # A signal that comes meanwhile waits until the worker has handlers of its own.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if not pid:
             ours.close()
@@ -95,11 +101,11 @@ class Supervisor:
         theirs.close()
         self._workers[ours] = (pid, index, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, ours)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _be_worker(self, parent: socket.socket, index: int) -> NoReturn:
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             self._selector.close()
             for ours in self._workers:

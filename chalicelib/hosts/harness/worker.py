@@ -85,7 +85,9 @@ class Worker:
     def run(self, parent: socket.socket) -> NoReturn:
         """Serve until SIGTERM, or until ``parent`` comes to its end, as it does when the supervisor
         is gone; then end the process."""
+        # A terminal sends these to all processes; the supervisor decides.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _raise_file_limit()
         _keep_the_heap()
         self.loop.add_signal_handler(signal.SIGTERM, self._drain)
