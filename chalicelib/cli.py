@@ -95,7 +95,7 @@ def check_config(options: argparse.Namespace) -> int:
         except Exception as error:
             # What the database's error says is for clients; its cause tells the person why.
             cause = error.__cause__ if isinstance(error, RegistryError) else None
-            print(f"{name}: {cause or error or type(error).__name__}")
+            print(f"{name}: {str(cause or '') or str(error) or type(error).__name__}")
             status = FAILED
         else:
             print(f"{name}: ready")
