@@ -71,7 +71,22 @@ def answer(event: Mapping[str, Any]) -> Answer:
 @cache
 def context() -> "Context":
     """What all requests of this process share, made when the first one comes. Raises
-    ``Unavailable`` where a setting is wrong, and tries again with the next request."""
+    ``Unavailable`` where a setting is wrong, where the database does not answer, and where it
+    lacks migrations, which no function applies; and tries again with the next request."""
+    from chalicelib.metadata.migrate import current
+
+    made = _context()
+    if not current(made.database):
+        logger.critical("the database lacks migrations of this release: openregistry migrate")
+        raise Unavailable(
+            "The registry's database is not ready for this release.",
+            "have the registry's operator run `openregistry migrate`",
+        )
+    return made
+
+
+@cache
+def _context() -> "Context":
     try:
         settings = Settings.from_environment()
         if not settings.secret_key:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chalicelib.identity.htpasswd import CHALLENGE
+from chalicelib.metadata.migrate import migrate
 from tests.client import (
     HTTPClient,
     begin,
@@ -305,3 +306,23 @@ def test_wrong_settings_are_told_and_logged_with_the_requests_id(tmp_path: Path)
         [line] = [line for line in it.logs() if line["level"] == "CRITICAL"]
         assert line["message"] == error["detail"]
         assert len(str(line["requestId"])) == 36
+
+
+def test_a_database_without_its_migrations_is_told_until_they_are_applied(
+    tmp_path: Path, database_url: str
+) -> None:
+    settings = {
+        "OPENREGISTRY_DATABASE_URL": database_url,
+        "OPENREGISTRY_STORAGE_URL": "s3://registry/x?region=us-east-1",
+    }
+    with LambdaRegistry(tmp_path, settings, processes=1) as it:
+        answer = LoggedIn(it.host).request("GET", "/v2/")
+        assert answer.status == 503
+        [error] = answer.json["errors"]
+        assert error["code"] == "UNAVAILABLE"
+        assert "openregistry migrate" in error["detail"]
+        assert [line["message"] for line in it.logs() if line["level"] == "CRITICAL"] == [
+            "the database lacks migrations of this release: openregistry migrate"
+        ]
+        migrate(database_url)
+        assert LoggedIn(it.host).request("GET", "/v2/").status == 200
