@@ -46,7 +46,8 @@ Function = Callable[[Context, Request], Receiver | Response]
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A row of the table. ``by_capability``: the path holds an upload, and its signed capability
-    decides instead of credentials."""
+    decides instead of credentials. ``waits``: a GET may wait for storage, for
+    however long that takes."""
 
     methods: tuple[str, ...]
     path: str
@@ -54,6 +55,7 @@ class Endpoint:
     permission: Permission
     body: Body = Body.NONE
     by_capability: bool = False
+    waits: bool = False
 
 
 def health(_context: Context, _request: Request) -> Response:
@@ -80,7 +82,7 @@ _UPLOAD = f"{_R}/blobs/uploads/{{upload}}"
 
 ENDPOINTS = (
     Endpoint(("GET", "HEAD"), "/health", health, Permission.ANONYMOUS),
-    Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS, waits=True),
     Endpoint(("GET", "HEAD"), "/v2/", catalog.check_version, Permission.LOGIN),
     Endpoint(("GET", "HEAD"), "/v2/_catalog", catalog.list_repositories, Permission.CATALOG),
     Endpoint(("GET", "HEAD"), "/v2/_oci/ext/discover", catalog.discover, Permission.LOGIN),
@@ -93,11 +95,12 @@ ENDPOINTS = (
              Body.BUFFERED),
     Endpoint(("DELETE",), f"{_R}/manifests/{{reference}}", manifests.delete, Permission.DELETE),
     Endpoint(("POST",), f"{_R}/blobs/uploads/", uploads.start, Permission.PUSH, Body.STREAMED),
-    Endpoint(("GET", "HEAD"), _UPLOAD, uploads.status, Permission.PUSH, by_capability=True),
+    Endpoint(("GET", "HEAD"), _UPLOAD, uploads.status, Permission.PUSH, by_capability=True,
+             waits=True),
     Endpoint(("PATCH",), _UPLOAD, uploads.patch, Permission.PUSH, Body.STREAMED, True),
     Endpoint(("PUT",), _UPLOAD, uploads.put, Permission.PUSH, Body.STREAMED, True),
     Endpoint(("DELETE",), _UPLOAD, uploads.cancel, Permission.PUSH, by_capability=True),
-    Endpoint(("GET", "HEAD"), f"{_R}/blobs/{{digest}}", blobs.get, Permission.PULL),
+    Endpoint(("GET", "HEAD"), f"{_R}/blobs/{{digest}}", blobs.get, Permission.PULL, waits=True),
     Endpoint(("DELETE",), f"{_R}/blobs/{{digest}}", blobs.delete, Permission.DELETE),
 )  # fmt: skip
 
@@ -112,6 +115,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 _PATTERNS = [(endpoint, _pattern(endpoint.path)) for endpoint in ENDPOINTS]
+_WAITING = [pattern for endpoint, pattern in _PATTERNS if endpoint.waits]
 
 
 def find(method: str, path: str) -> Endpoint | None:
@@ -119,6 +123,11 @@ def find(method: str, path: str) -> Endpoint | None:
     none (``answer`` says why)."""
     found = _match(method, path)
     return found[0] if isinstance(found, tuple) else None
+
+
+def waits(method: str, path: str) -> bool:
+    """Whether a read may wait for storage, for a host to keep it apart from those that do not."""
+    return method == "GET" and any(pattern.fullmatch(path) for pattern in _WAITING)
 
 
 def answer(context: Context, request: Request) -> Response:

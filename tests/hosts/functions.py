@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from chalicelib.endpoints import Body
 from chalicelib.hosts.harness import log, supervisor
-from chalicelib.hosts.harness.functions import Wants
+from chalicelib.hosts.harness.functions import Turn
 from chalicelib.http import FileRegion, Piece, Receiver, RegistryError, Request, Response
 from chalicelib.settings import Address, Settings
 
@@ -103,16 +104,25 @@ class Program:
         self._file.write_bytes(content(200_000_000))
         self._events: list[str] = []
 
-    def wants(self, request: Request) -> Wants:
+    def wants(self, request: Request) -> Body:
         if request.path.startswith("/whole"):
-            return Wants.WHOLE
-        return Wants.STREAM if request.path.startswith("/stream") else Wants.NOTHING
+            return Body.BUFFERED
+        return Body.STREAMED if request.path.startswith("/stream") else Body.NONE
+
+    def turn(self, request: Request) -> Turn:
+        if request.path in ("/health", "/ready"):
+            return Turn(request.path[1:])
+        return Turn.BULK if "/blobs/" in request.path else Turn.QUICK
+
+    def health(self, _request: Request) -> Response:
+        return Response(200, body=b"healthy")
+
+    def ready(self, _request: Request) -> Response:
+        time.sleep(float(os.environ.get("READY_PAUSE", "0")))
+        return Response(200, body=b"ready")
 
     def act(self, request: Request) -> Response:
         query, path = request.query, request.path
-        if path == "/ready":
-            time.sleep(float(os.environ.get("READY_PAUSE", "0")))
-            return Response(200, body=b"ready")
         if path == "/events":
             return Response(200, body=json.dumps(self._events).encode())
         if path.startswith("/file"):

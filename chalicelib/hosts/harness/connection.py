@@ -12,9 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 import httptools
 
+from chalicelib import endpoints
 from chalicelib.hosts.harness import sending
 from chalicelib.hosts.harness.body import Body, BodyError
-from chalicelib.hosts.harness.functions import Wants
+from chalicelib.hosts.harness.functions import Turn
 from chalicelib.http import (
     FileRegion,
     Headers,
@@ -57,7 +58,6 @@ DRAIN_SECONDS = 3
 INLINE = 64 << 10
 """A file's region of at most so many bytes is sent together with the head."""
 
-_HEALTHY = Response(200, (("Content-Type", "application/json"),), b'{"status":"ok"}')
 _FAILED = RegistryError("The registry failed; its log says why.", status=500).response()
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -351,20 +351,21 @@ class Connection(asyncio.Protocol):
             exchange.keep = False
             self._respond(exchange, exchange.wrong.response())
             return
-        reads = request.method in ("GET", "HEAD")
-        if not reads:
+        if request.method not in ("GET", "HEAD"):
             self._pushes = True
         if exchange.body is not None:
             self._run(exchange, self._answer_body(exchange, exchange.body))
-        elif reads and request.path == "/health":
-            self._respond(exchange, _HEALTHY)
-        elif reads and request.path == "/ready":
-            self._run(exchange, self._answer_ready(exchange))
-        elif reads and not (request.method == "GET" and "/blobs/" in request.path):
+            return
+        turn = worker.functions.turn(request)
+        if turn is Turn.QUICK:
             worker.quick.put(self._answer, exchange)
-        else:
+        elif turn is Turn.BULK:
             # These may wait for storage, which must not keep the others waiting.
             worker.bulk.put(self._answer, exchange)
+        elif turn is Turn.HEALTH:
+            self._respond(exchange, worker.functions.health(request))
+        else:
+            self._run(exchange, self._answer_ready(exchange))
 
     def _answer(self, exchange: Exchange) -> None:
         """Answer a request without a body. Runs on a thread, up to the bytes of the answer: the
@@ -399,9 +400,9 @@ class Connection(asyncio.Protocol):
     async def _receive(self, exchange: Exchange, body: Body) -> Response:
         worker, request = self._worker, exchange.request
         wanted = worker.functions.wants(request)
-        if wanted is not Wants.STREAM:
+        if wanted is not endpoints.Body.STREAMED:
             data: list[bytes] = []
-            if wanted is Wants.WHOLE:
+            if wanted is endpoints.Body.BUFFERED:
                 if self._expects(exchange, body) and _length(request) > worker.functions.limit:
                     sentence = f"The body may have {worker.functions.limit} bytes at most."
                     return SizeInvalid(sentence, status=413).response()
@@ -447,7 +448,9 @@ class Connection(asyncio.Protocol):
 
     async def _answer_ready(self, exchange: Exchange) -> None:
         try:
-            response = await asyncio.wait_for(self._worker.readiness(), READY_SECONDS)
+            response = await asyncio.wait_for(
+                self._worker.readiness(exchange.request), READY_SECONDS
+            )
         except TimeoutError:
             response = Unavailable("Postgres or storage does not answer in time.").response()
         self._respond(exchange, response)

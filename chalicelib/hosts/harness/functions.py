@@ -5,28 +5,47 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from chalicelib import endpoints
+from chalicelib.endpoints import Body
 from chalicelib.http import Receiver, Request, Response
 
 if TYPE_CHECKING:
     from chalicelib.context import Context
 
 
-class Wants(Enum):
-    """How a request's body is to be given to its function."""
+class Turn(Enum):
+    """How a request without a body comes to its answer."""
 
-    NOTHING = "nothing"
-    WHOLE = "whole"
-    STREAM = "stream"
+    HEALTH = "health"
+    READY = "ready"
+    QUICK = "quick"
+    BULK = "bulk"
+    """On a thread of those that may wait for storage."""
+
+
+_TURNS: dict[endpoints.Function, Turn] = {
+    endpoints.health: Turn.HEALTH,
+    endpoints.ready: Turn.READY,
+}
+_PROBES = {row.path: _TURNS[row.function] for row in endpoints.ENDPOINTS if row.function in _TURNS}
 
 
 class Functions(Protocol):
-    """Every method but ``wants`` may block. None raises."""
+    """Every method but ``wants``, ``turn`` and ``health`` may block. None raises."""
 
     @property
     def limit(self) -> int:
         """The most bytes that a body has that is wanted whole."""
 
-    def wants(self, request: Request) -> Wants: ...
+    def wants(self, request: Request) -> Body:
+        """How a request's body is to be given to its function."""
+
+    def turn(self, request: Request) -> Turn: ...
+
+    def health(self, request: Request) -> Response:
+        """That the process lives."""
+
+    def ready(self, request: Request) -> Response:
+        """Whether what the functions need can be used now; one answer for all who ask meanwhile."""
 
     def act(self, request: Request) -> Response:
         """Answer a request that has no body."""
@@ -51,19 +70,28 @@ class Registry:
     def limit(self) -> int:
         return self.context.settings.manifest_limit
 
-    def wants(self, request: Request) -> Wants:
+    def wants(self, request: Request) -> Body:
         endpoint = endpoints.find(request.method, request.path)
-        body = endpoints.Body.NONE if endpoint is None else endpoint.body
-        return {
-            endpoints.Body.NONE: Wants.NOTHING,
-            endpoints.Body.BUFFERED: Wants.WHOLE,
-            endpoints.Body.STREAMED: Wants.STREAM,
-        }[body]
+        return Body.NONE if endpoint is None else endpoint.body
+
+    def turn(self, request: Request) -> Turn:
+        method, path = request.method, request.path
+        if method not in ("GET", "HEAD"):
+            return Turn.BULK
+        if probe := _PROBES.get(path):
+            return probe
+        return Turn.BULK if endpoints.waits(method, path) else Turn.QUICK
+
+    def health(self, request: Request) -> Response:
+        return endpoints.health(self.context, request)
+
+    def ready(self, request: Request) -> Response:
+        return endpoints.ready(self.context, request)
 
     def act(self, request: Request) -> Response:
         if request.method not in ("POST", "PUT", "PATCH"):
             return endpoints.answer(self.context, request)
-        if self.wants(request) is not Wants.STREAM:
+        if self.wants(request) is not Body.STREAMED:
             return endpoints.answer(self.context, request)
         receiver = endpoints.receive(self.context, request)
         return receiver if isinstance(receiver, Response) else receiver.finish()

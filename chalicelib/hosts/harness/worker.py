@@ -114,10 +114,10 @@ class Worker:
             return given
         return f"{self._prefix}{next(self._numbers):x}"
 
-    def readiness(self) -> "asyncio.Future[Response]":
+    def readiness(self, request: Request) -> "asyncio.Future[Response]":
         """Whether Postgres and storage can be used. While they hang nobody asks them again."""
         if self._ready is None or self._ready.done():
-            self._ready = self._checks.call(self.functions.act, Request("GET", "/ready"))
+            self._ready = self._checks.call(self.functions.ready, request)
         return asyncio.shield(self._ready)
 
     def log(self, exchange: Exchange) -> None:
