@@ -83,7 +83,7 @@ def _endpoint(parameters: dict[str, str], name: str) -> str:
         return ""
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-        raise ValueError(f"has a {name} that is no URL like https://s3.example.org")
+        raise ValueError(f"has as {name} what is no URL like https://s3.example.org")
     if "@" in url.netloc:
         raise ValueError(f"has credentials in its {name}; the environment gives them")
     try:
