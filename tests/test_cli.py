@@ -1,5 +1,6 @@
 """The command line as a person uses it."""
 
+import base64
 import hashlib
 import json
 import os
@@ -8,8 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bcrypt
@@ -361,6 +365,38 @@ def test_serve_to_the_world(serve: Callable[..., Registry], tmp_path: Path) -> N
     assert "YWRh" not in server.output()
 
 
+def test_those_who_guess_passwords_keep_nobody_waiting(
+    serve: Callable[..., Registry], tmp_path: Path
+) -> None:
+    accounts = tmp_path / "htpasswd"
+    accounts.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(12)).decode()}\n")
+    server = serve(OPENREGISTRY_HTPASSWD=str(accounts), OPENREGISTRY_WORKERS="1")
+    port = int(server.host.rpartition(":")[2])
+    ended = threading.Event()
+
+    def guess(number: int) -> set[int]:
+        told = set()
+        with Wire(port) as wire:
+            while not ended.is_set():
+                account = base64.b64encode(f"ada:{number} {time.monotonic()}".encode()).decode()
+                told.add(wire.get("/v2/", f"Authorization: Basic {account}").status)
+        return told
+
+    with Wire(port) as wire, ThreadPoolExecutor(30) as threads:
+        assert wire.get("/v2/", "Authorization: Basic YWRhOnNlY3JldA==").status == 200
+        guesses = [threads.submit(guess, number) for number in range(30)]
+        try:
+            time.sleep(1)
+            begun = time.monotonic()
+            for _ in range(10):
+                assert wire.get("/v2/", "Authorization: Basic YWRhOnNlY3JldA==").status == 200
+            waited = time.monotonic() - begun
+        finally:
+            ended.set()
+    assert waited < 3
+    assert set().union(*(future.result() for future in guesses)) == {401, 429}
+
+
 def test_serve_on_a_terminal(database_url: str, tmp_path: Path) -> None:
     """It says what to do next, and its log is for people."""
     port = free_port()
@@ -406,7 +442,7 @@ def test_sigterm_while_it_starts(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "OPENREGISTRY_DATA_DIR": str(tmp_path / "data"),
-        "OPENREGISTRY_LISTEN": f"127.0.0.1:{free_port()}",
+        "OPENREGISTRY_LISTEN": "127.0.0.1:0",
     }
     process = subprocess.Popen(
         [OPENREGISTRY, "serve"], env=environment, stderr=subprocess.PIPE, text=True
