@@ -51,6 +51,13 @@ def place(request: pytest.FixtureRequest) -> Place:
     return made
 
 
+@pytest.fixture(params=["filesystem", pytest.param("s3", marks=pytest.mark.long)])
+def place_in_short(request: pytest.FixtureRequest) -> Place:
+    """The same, S3 in the long tests alone."""
+    made: Place = request.getfixturevalue(f"{request.param}_place")
+    return made
+
+
 @pytest.fixture
 def filesystem_place(postgres: Postgres, directory: Path) -> Place:
     """A folder."""

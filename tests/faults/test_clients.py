@@ -178,8 +178,8 @@ def test_a_trickle(either: Registry, repository: str) -> None:
     assert HTTPClient(either.host).request("PUT", target).status == 201
 
 
-def test_a_silent_body_is_ended(place: Place, serve: Callable[..., Registry]) -> None:
-    registry = serve(**place.settings, OPENREGISTRY_BODY_TIMEOUT="2")
+def test_a_silent_body_is_ended(place_in_short: Place, serve: Callable[..., Registry]) -> None:
+    registry = serve(**place_in_short.settings, OPENREGISTRY_BODY_TIMEOUT="2")
     location = upload(registry, "silent")
     target = with_query(location, digest=sha256(FIRST + DATA))
     begun = time.monotonic()
@@ -198,7 +198,7 @@ def test_a_silent_body_is_ended(place: Place, serve: Callable[..., Registry]) ->
     assert 1.5 < time.monotonic() - begun < 15
     assert stands(registry, location)
     assert HTTPClient(registry.host).request("PUT", target, DATA).status == 201
-    place.holds_nothing_but_blobs(registry)
+    place_in_short.holds_nothing_but_blobs(registry)
 
 
 STALLED = 500
@@ -219,12 +219,9 @@ def stalled(registry_for_stalled: Registry) -> Iterator[list[tuple[Wire, str]]]:
         yield list(zip(wires, locations, strict=True))
 
 
-@pytest.fixture(params=["filesystem", pytest.param("s3", marks=pytest.mark.long)])
-def registry_for_stalled(
-    request: pytest.FixtureRequest, serve: Callable[..., Registry]
-) -> Registry:
-    place: Place = request.getfixturevalue(f"{request.param}_place")
-    return serve(**place.settings)
+@pytest.fixture
+def registry_for_stalled(place_in_short: Place, serve: Callable[..., Registry]) -> Registry:
+    return serve(**place_in_short.settings)
 
 
 def test_five_hundred_stalled_uploads(
@@ -308,16 +305,10 @@ def test_readers_that_do_not_read_what_comes_from_s3(
 # The end.
 
 
-@pytest.mark.parametrize("storage", ["filesystem", "s3"])
-def test_a_push_that_runs_finishes(
-    storage: str, request: pytest.FixtureRequest, serve: Callable[..., Registry]
-) -> None:
-    """With a Postgres of its own on the filesystem: that must not end before."""
-    settings = {"OPENREGISTRY_DATABASE_URL": ""}
-    if storage == "s3":
-        settings = request.getfixturevalue("s3_place").settings
-    registry = serve(**settings)
-    image = make_image((6 * MIB,), f"finishes/{storage}")
+def test_a_push_that_runs_finishes(place_in_short: Place, serve: Callable[..., Registry]) -> None:
+    """With a Postgres of its own: that must not end before."""
+    registry = serve(**place_in_short.settings | {"OPENREGISTRY_DATABASE_URL": ""})
+    image = make_image((6 * MIB,), "finishes")
     config, layer = image.blobs
     client = HTTPClient(registry.host)
     push_blob(client, "finishes", config.data)

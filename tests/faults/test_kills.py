@@ -291,7 +291,9 @@ def kill_at_every_step(
         assert next(step, "done") == "done"
 
 
-@pytest.mark.parametrize("kill", [kill_everything, kill_the_workers])
+@pytest.mark.parametrize(
+    "kill", [kill_everything, pytest.param(kill_the_workers, marks=pytest.mark.long)]
+)
 def test_killed_at_every_step(
     kill: Callable[[Registry], None], filesystem_place: Place, serve: Callable[..., Registry]
 ) -> None:
