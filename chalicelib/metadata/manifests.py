@@ -57,6 +57,8 @@ def by_tag(runner: Runner, repository: str, tag: str) -> Stored | None:
 
 def existing(runner: Runner, repository_id: int, digests: list[bytes]) -> set[bytes]:
     """Which of these manifests the repository has."""
+    if not digests:
+        return set()
     rows = runner.run(
         "SELECT digest FROM manifests"
         " WHERE repository_id = :repository AND digest = ANY(CAST(:digests AS bytea[]))",
@@ -74,14 +76,30 @@ def add(
     children: frozenset[bytes],
 ) -> None:
     """Keep a manifest and its references, of which ``blobs`` and ``children`` are there. One that
-    is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest."""
-    added = runner.run(
-        "INSERT INTO manifests"
+    is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest.
+    Indexes that were admitted without it hold it from now on."""
+    # In digest order, so that two pushes lock the rows they share in the same order.
+    named = [(digest, False, digest in blobs) for digest in sorted(record.blobs)]
+    named += [(digest, True, digest in children) for digest in sorted(record.children)]
+    runner.run(
+        "WITH kept AS ("
+        " INSERT INTO manifests"
         " (repository_id, digest, media_type, artifact_type, subject, payload, annotations)"
         " VALUES (:repository, :digest, :media_type, :artifact_type, :subject, :payload,"
         " :annotations)"
         " ON CONFLICT (repository_id, digest) DO UPDATE SET pushed_at = now()"
-        " RETURNING xmax = 0",
+        "), named AS ("
+        " INSERT INTO manifest_references"
+        " (repository_id, manifest, digest, is_manifest, blob, child)"
+        " SELECT :repository, :digest, d, is_manifest,"
+        " CASE WHEN there AND NOT is_manifest THEN d END,"
+        " CASE WHEN there AND is_manifest THEN d END"
+        " FROM unnest(CAST(:digests AS bytea[]), CAST(:kinds AS boolean[]),"
+        " CAST(:there AS boolean[])) AS named (d, is_manifest, there)"
+        " ON CONFLICT DO NOTHING"
+        ") UPDATE manifest_references SET child = digest"
+        " WHERE repository_id = :repository AND digest = :digest"
+        " AND blob IS NULL AND child IS NULL AND is_manifest",
         repository=repository_id,
         digest=record.digest,
         media_type=record.media_type,
@@ -89,34 +107,10 @@ def add(
         subject=record.subject,
         payload=record.payload,
         annotations=json.dumps(record.annotations),
+        digests=[digest for digest, _, _ in named],
+        kinds=[is_manifest for _, is_manifest, _ in named],
+        there=[there for _, _, there in named],
     )
-    # In digest order, so that two pushes lock the rows they share in the same order.
-    named = [(digest, False, digest in blobs) for digest in sorted(record.blobs)]
-    named += [(digest, True, digest in children) for digest in sorted(record.children)]
-    if named:
-        runner.run(
-            "INSERT INTO manifest_references"
-            " (repository_id, manifest, digest, is_manifest, blob, child)"
-            " SELECT :repository, :manifest, d, is_manifest,"
-            " CASE WHEN there AND NOT is_manifest THEN d END,"
-            " CASE WHEN there AND is_manifest THEN d END"
-            " FROM unnest(CAST(:digests AS bytea[]), CAST(:kinds AS boolean[]),"
-            " CAST(:there AS boolean[])) AS named (d, is_manifest, there)"
-            " ON CONFLICT DO NOTHING",
-            repository=repository_id,
-            manifest=record.digest,
-            digests=[digest for digest, _, _ in named],
-            kinds=[is_manifest for _, is_manifest, _ in named],
-            there=[there for _, _, there in named],
-        )
-    if added[0][0]:
-        runner.run(
-            "UPDATE manifest_references SET child = digest"
-            " WHERE repository_id = :repository AND digest = :digest"
-            " AND blob IS NULL AND child IS NULL AND is_manifest",
-            repository=repository_id,
-            digest=record.digest,
-        )
 
 
 def remove(runner: Runner, repository: str, digest: bytes, subject: str) -> bool:
