@@ -172,5 +172,8 @@ def _passing(error: DatabaseError) -> bool:
 
 
 def _unavailable(error: Exception) -> Unavailable:
+    if isinstance(error, DatabaseError) and error.sqlstate == "53100":
+        log.error("the database's disk is full: %s", error)
+        return Unavailable("The disk of the registry's database is full.")
     log.warning("the database does not answer: %s", error)
     return Unavailable("The registry's database does not answer; try again in a moment.")
