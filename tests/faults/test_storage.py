@@ -1,9 +1,10 @@
 """Storage in trouble: S3 that answers errors, nothing or half, and a disk that is full."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.client import (
 from tests.faults.conftest import Place
 from tests.faults.crowd import Crowd, blob, whole
 from tests.hosts.wire import until
-from tests.images import make_bytes, make_image
+from tests.images import INDEX, Content, make_bytes, make_image
 from tests.servers import S3, Registry
 from tests.storage.faults import Fault, FaultyProxy
 
@@ -210,15 +211,26 @@ def test_s3_that_fails_now_and_then(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 20 MiB."""
-    folder = tmp_path / "small"
+    with mounted(tmp_path / "small", 20) as folder:
+        yield folder
+
+
+@contextmanager
+def mounted(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of so many MiB."""
     folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], capture_output=True, text=True
-    )
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=755", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"only root in a machine of its own can mount a small disk ({done.stderr})")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def resize(folder: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}m", folder], check=True)
 
 
 def full(answer: Answer) -> None:
@@ -230,6 +242,11 @@ def full(answer: Answer) -> None:
 def free(folder: Path) -> int:
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
+
+
+def fill(folder: Path) -> None:
+    with (folder / "ballast").open("wb") as ballast:
+        os.posix_fallocate(ballast.fileno(), 0, free(folder))
 
 
 def test_a_full_disk(small_disk: Path, serve: Callable[..., Registry]) -> None:
@@ -264,8 +281,7 @@ def test_a_full_disk(small_disk: Path, serve: Callable[..., Registry]) -> None:
     assert whole(registry.host, "disk/fits", image, "latest")
 
     # Not one byte is left.
-    with (small_disk / "ballast").open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, free(small_disk))
+    fill(small_disk)
     full(client.request("PUT", with_query(begin(client, "disk/full"), digest=sha256(SHORT)), SHORT))
     target = f"/v2/disk/full/blobs/uploads/?digest={sha256(SHORT)}"
     for _ in range(2):
@@ -279,7 +295,7 @@ def test_a_full_disk(small_disk: Path, serve: Callable[..., Registry]) -> None:
 
     # There is room again: the clients go on where they were.
     (small_disk / "ballast").unlink()
-    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    resize(small_disk, 64)
     assert client.request("GET", "/ready").status == 200
     assert client.request("PUT", commit).status == 201
     assert blob(registry.host, "disk/full", sha256(DATA)) == DATA
@@ -295,8 +311,32 @@ def test_a_full_disk_under_load(small_disk: Path, serve: Callable[..., Registry]
             if crowd.statuses[503] > 20:
                 break
         assert HTTPClient(registry.host).request("GET", "/health").status == 200
-        subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+        resize(small_disk, 200)
         crowd.progress(12)
     assert set(crowd.statuses) <= {200, 201, 202, 503}
     assert crowd.cut == 0
     crowd.check()
+
+
+def test_postgres_is_on_the_full_disk_too(directory: Path, serve: Callable[..., Registry]) -> None:
+    image = make_image(seed="with Postgres")
+    with mounted(directory / "small", 130) as disk:
+        registry = serve(OPENREGISTRY_DATABASE_URL="", OPENREGISTRY_DATA_DIR=str(disk / "data"))
+        client = HTTPClient(registry.host)
+        push_image(client, "disk/both", image, "latest")
+        fill(disk)
+        document = {"schemaVersion": 2, "manifests": [], "filler": DATA[:MIB].hex()}
+        large = Content(INDEX, json.dumps(document).encode())
+        full(push_manifest(client, "disk/both", large, "large"))
+        answer = client.request("POST", f"/v2/disk/b/blobs/uploads/?digest={sha256(SHORT)}", SHORT)
+        assert answer.status == 503
+        assert client.request("GET", "/health").status == 200
+        assert whole(registry.host, "disk/both", image, "latest")
+        (disk / "ballast").unlink()
+        for _ in until(30, 0.2):
+            if registry.ready():
+                break
+        assert push_manifest(client, "disk/both", large, "large").status == 201
+        assert push_blob(client, "disk/both", SHORT) == sha256(SHORT)
+        assert whole(registry.host, "disk/both", image, "latest")
+        registry.stop()
