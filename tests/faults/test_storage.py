@@ -2,9 +2,10 @@
 
 import json
 import os
+import select
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.client import (
 )
 from tests.faults.conftest import Place
 from tests.faults.crowd import Crowd, blob, whole
-from tests.hosts.wire import until
+from tests.hosts.wire import Wire, until
 from tests.images import INDEX, Content, make_bytes, make_image
 from tests.servers import S3, Registry
 from tests.storage.faults import Fault, FaultyProxy
@@ -340,3 +341,40 @@ def test_postgres_is_on_the_full_disk_too(directory: Path, serve: Callable[..., 
         assert push_blob(client, "disk/both", SHORT) == sha256(SHORT)
         assert whole(registry.host, "disk/both", image, "latest")
         registry.stop()
+
+
+def test_temporary_files_have_no_room(
+    s3_place: Place, small_disk: Path, serve: Callable[..., Registry]
+) -> None:
+    """Memory for parts is spent by uploads that stall, and so is the disk beyond it. Who wants more
+    is told; when they are gone, there is room again."""
+    settings = s3_place.settings | {
+        "OPENREGISTRY_PART_MEMORY": "8MiB",
+        "OPENREGISTRY_WORKERS": "1",
+        "TMPDIR": str(small_disk),
+    }
+    registry = serve(**settings)
+    client, port = HTTPClient(registry.host), int(registry.host.rpartition(":")[2])
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(port)) for _ in range(8)]
+        for wire in wires:
+            location = begin(client, "no/room")
+            wire.head("PATCH", location, f"Content-Length: {6 * MIB}").send(DATA[: 4 * MIB])
+        refusals = []
+        for _ in until(20, 0.1):
+            refusals = [wire for wire in wires if select.select([wire.socket], [], [], 0)[0]]
+            if refusals:
+                break
+        for wire in refusals:
+            answer = wire.answer()
+            assert answer.status == 503
+            assert "No space left" in answer.body.decode()
+        # Reading and what has no bytes go on.
+        assert client.request("GET", "/ready").status == 200
+        assert client.request("GET", "/v2/_catalog").status == 200
+    image = make_image((9 * MIB, 1000), "room again")
+    for _ in until(20, 0.2):
+        if free(small_disk) > 15 * MIB:
+            break
+    push_image(client, "no/room", image, "latest")
+    assert whole(registry.host, "no/room", image, "latest")
