@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import pg8000.native
 import pytest
 
 from chalicelib.http import Unavailable
@@ -149,27 +148,6 @@ class TestStatements:
         database = connect(prepare=prepare)
         assert show(database) == ["on", "on", "on"]
         assert database.transaction(show) == ["on", "on", "on"]
-
-    def test_it_costs_little_more_than_pg8000(self, connect: Connect, url: str) -> None:
-        port, name = url.rsplit(":", 1)[1].split("/")
-        bare = pg8000.native.Connection("postgres", host="127.0.0.1", port=port, database=name)
-        statement = bare.prepare("SELECT 1, 'two' WHERE :x = 3")
-        database = connect()
-
-        def best(function: Callable[[], object]) -> float:
-            """Processor time of one call, where nobody else was in the way."""
-            found = []
-            for _ in range(30):
-                before = time.process_time()
-                for _ in range(100):
-                    function()
-                found.append((time.process_time() - before) / 100)
-            return min(found)
-
-        with closing(bare):
-            direct = best(lambda: statement.run(x=3))
-            pooled = best(lambda: database.run("SELECT 1, 'two' WHERE :x = 3", x=3))
-        assert pooled < direct + 15e-6
 
 
 class TestTransactions:

@@ -46,8 +46,6 @@ def test_get_and_head(client: Client, repository: str) -> None:
         ("bytes=2000-5000", 2000, 2048),
         ("bytes=0-0", 0, 1),
         ("bytes=2047-2047", 2047, 2048),
-        ("bytes=5-99999999999999999999", 5, 2048),
-        ("bytes=-99999999999999999999", 0, 2048),
     ],
 )
 def test_ranges(client: Client, repository: str, asked: str, start: int, stop: int) -> None:
@@ -56,6 +54,14 @@ def test_ranges(client: Client, repository: str, asked: str, start: int, stop: i
     assert (answer.status, answer.body) == (206, DATA[start:stop])
     assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/2048"
     assert answer.headers["Content-Length"] == str(stop - start)
+
+
+@served_here
+@pytest.mark.parametrize(("asked", "start"), [(f"bytes=5-{10**20}", 5), (f"bytes=-{10**20}", 0)])
+def test_ranges_past_any_size(client: Client, repository: str, asked: str, start: int) -> None:
+    path = f"/v2/{repository}/blobs/{push_blob(client, repository, DATA)}"
+    answer = client.request("GET", path, headers={"Range": asked})
+    assert (answer.status, answer.body) == (206, DATA[start:])
 
 
 @pytest.mark.parametrize(
