@@ -140,6 +140,8 @@ class _Body:
         self._writer: Writer = context.store.writer(upload.staged, key, self._reserve)
 
     def feed(self, pieces: Sequence[Piece]) -> None:
+        # One piece: each of many would let go of the interpreter's lock and wait for it again.
+        pieces = [b"".join(pieces)] if len(pieces) > 1 else pieces
         self._length += sum(map(len, pieces))
         if self._expected is not None and self._length > self._expected:
             raise _wrong_length(self._expected, self._length)
