@@ -236,7 +236,7 @@ class Settings:
         metadata=_told(_size(5 * MIB, GIB), "size of the parts in which blobs go to S3"),
     )
     part_memory: int = field(
-        default=48 * MIB,
+        default=32 * MIB,
         metadata=_told(
             _size(8 * MIB, 64 * GIB), "memory for parts on their way, of all workers together"
         ),
