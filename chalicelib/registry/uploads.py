@@ -242,7 +242,8 @@ class _Ending:
 def _receive(context: Context, request: Request, upload_id: str, digest: bytes | None) -> Receiver:
     """Who takes the body of a request that brings bytes, or commits, or both."""
     repository = request.params["repository"]
-    offset = _offset(request)
+    chunk = _chunk(request)
+    offset = None if chunk is None else chunk[0]
     empty = request.headers.get("Content-Length", "0") == "0" and (
         "Transfer-Encoding" not in request.headers
     )
@@ -431,8 +432,8 @@ def _verify(hashing: Hash | None, digest: bytes, consequence: str = "") -> None:
         )
 
 
-def _offset(request: Request) -> int | None:
-    """Where the chunk says that it begins."""
+def _chunk(request: Request) -> tuple[int, int] | None:
+    """First and last byte of the chunk, where ``Content-Range`` names them."""
     header = request.headers.get("Content-Range")
     if header is None:
         return None
@@ -442,19 +443,20 @@ def _offset(request: Request) -> int | None:
             "Content-Range is the first and the last byte of the chunk, like 0-1023.",
             {"Content-Range": header[:100]},
         )
-    return int(match[1])
+    return int(match[1]), int(match[2])
 
 
 def _length(request: Request) -> int | None:
     """How many bytes the body must have, by ``Content-Range`` or ``Content-Length``."""
-    header = request.headers.get("Content-Range")
-    promised = request.headers.get("Content-Length")
-    if header is not None and (match := _CONTENT_RANGE.fullmatch(header.strip())):
-        length = int(match[2]) - int(match[1]) + 1
-        if promised is not None and promised.isdigit() and int(promised) != length:
-            raise _wrong_length(length, int(promised))
-        return length
-    return int(promised) if promised is not None and promised.isdigit() else None
+    chunk = _chunk(request)
+    promised = request.headers.get("Content-Length", "")
+    said = int(promised) if promised.isdigit() else None
+    if chunk is None:
+        return said
+    length = chunk[1] - chunk[0] + 1
+    if said not in (None, length):
+        raise _wrong_length(length, said)
+    return length
 
 
 def _progress(
@@ -508,7 +510,7 @@ def _overtaken(context: Context, request: Request, upload: Upload) -> UploadInva
     return error
 
 
-def _wrong_length(expected: int, found: int) -> SizeInvalid:
+def _wrong_length(expected: int, found: int | None) -> SizeInvalid:
     return SizeInvalid(
         "The body's length is not what its header says.", {"expected": expected, "found": found}
     )
