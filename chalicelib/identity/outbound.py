@@ -258,7 +258,11 @@ def _exchange(
         if 300 <= response.status < 400:
             raise OutboundError("The server answered with a redirect, and none is followed.")
         # Compressed bodies, which nobody asked for, are not unpacked: they cannot swell.
-        received = response.read(BODY_LIMIT + 1, decode_content=False)
+        received = bytearray()
+        while len(received) <= BODY_LIMIT and (
+            piece := response.read(64 << 10, decode_content=False)
+        ):
+            received += piece
     except (HTTPError, HTTPException, OSError):
         _remaining(deadline)
         raise OutboundError("The server broke off its answer.") from None
@@ -268,7 +272,7 @@ def _exchange(
     _remaining(deadline)
     if len(received) > BODY_LIMIT:
         raise OutboundError("The server's answer is longer than 1 MiB.")
-    return Reply(response.status, received)
+    return Reply(response.status, bytes(received))
 
 
 def _hang_up(sock: socket.socket) -> None:
