@@ -20,6 +20,7 @@ from chalicelib.settings import (
 ROOMS = (
     "chalicelib.hosts.harness.command",
     "chalicelib.metadata.command",
+    "chalicelib.identity.command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_config(options: argparse.Namespace) -> int:
     """Print the settings in force, and try the database and the storage that they name."""
-    from chalicelib.hosts import check_folders, choose_access, open_database
+    from chalicelib.hosts import check_access, check_folders, open_database
     from chalicelib.hosts.harness.worker import tls
     from chalicelib.storage import open_store
     from chalicelib.storage.filesystem import FileStore
@@ -73,7 +74,7 @@ def check_config(options: argparse.Namespace) -> int:
     for sentence in (*strangers(os.environ), *loose_modes(settings)):
         print(f"warning: {sentence}")
 
-    choose_access(settings)
+    check_access(settings)
     tls(settings)
     check_folders(settings)
     if kept_secret_key(settings) is None:

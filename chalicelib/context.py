@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from chalicelib.http import Request
 from chalicelib.identity import Policy
 from chalicelib.identity.capabilities import Capabilities
+from chalicelib.metadata import repositories
 from chalicelib.metadata.database import Database
 from chalicelib.settings import Settings
 from chalicelib.storage import ObjectStore
@@ -21,6 +23,12 @@ class Context:
     access: Policy
     capabilities: Capabilities
     head_by_redirect: bool = False
+
+    def new_repository(self, request: Request) -> repositories.New:
+        """What a repository gets that this request makes."""
+        return repositories.New(
+            created_by=request.subject.id, public=self.settings.new_repositories == "public"
+        )
 
     def location(self, path: str) -> tuple[str, str]:
         """The ``Location`` field: a path, or a URL where the registry knows its public one."""

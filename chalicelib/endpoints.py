@@ -23,7 +23,7 @@ from chalicelib.http import (
     Unavailable,
     Unsupported,
 )
-from chalicelib.identity import Permission
+from chalicelib.identity import Permission, Subject, token_server
 from chalicelib.identity.capabilities import PARAMETER
 from chalicelib.registry import blobs, catalog, manifests, names, referrers, tags, uploads
 from chalicelib.storage import ObjectTooLarge, StorageError
@@ -83,6 +83,9 @@ _UPLOAD = f"{_R}/blobs/uploads/{{upload}}"
 ENDPOINTS = (
     Endpoint(("GET", "HEAD"), "/health", health, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS, waits=True),
+    Endpoint(("GET",), "/token", token_server.get_token, Permission.ANONYMOUS, waits=True),
+    Endpoint(("POST",), "/token", token_server.post_token, Permission.ANONYMOUS, Body.BUFFERED),
+    Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/v2/", catalog.check_version, Permission.LOGIN),
     Endpoint(("GET", "HEAD"), "/v2/_catalog", catalog.list_repositories, Permission.CATALOG),
     Endpoint(("GET", "HEAD"), "/v2/_oci/ext/discover", catalog.discover, Permission.LOGIN),
@@ -220,7 +223,9 @@ def _authorised(
         names.checked_name(repository)
     if endpoint.by_capability:
         token = request.query.get(PARAMETER, "")
-        subject = context.capabilities.verify(token, params["repository"], params["upload"])
+        subject = Subject.of(
+            context.capabilities.verify(token, params["repository"], params["upload"])
+        )
     else:
         subject = context.access.authorise(request, endpoint.permission, repository)
     return replace(request, params=params, subject=subject)
@@ -245,4 +250,4 @@ def _seen(request: Request, error: Exception) -> RegistryError:
 
 def _finished(request: Request, response: Response) -> Response:
     headers = [*response.headers, _VERSION]
-    return replace(response, headers=headers, subject=request.subject)
+    return replace(response, headers=headers, subject=request.subject.id)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import parse_qs
 
+from chalicelib.identity import NOBODY, Subject
+
 Piece = bytes | bytearray | memoryview
 JSON = "application/json"
 
@@ -67,9 +69,10 @@ class Request:
 
     ``path`` is percent-decoded and without the query. ``body`` is the whole body where the
     endpoint takes a buffered one, and empty where the body is streamed to a ``Receiver``.
-    ``client`` is the peer's address, for the log. ``params`` are the parts of the path that the
-    endpoint's pattern names (``repository``, ``reference``, ``digest``, ``upload``), and
-    ``subject`` is who asks; both are filled in by ``chalicelib.endpoints``.
+    ``client`` is the client's address: the peer's, or what a trusted proxy says. ``secure`` tells
+    whether the client speaks TLS, to this host or to a trusted proxy. ``params`` are the parts of
+    the path that the endpoint's pattern names (``repository``, ``reference``, ``digest``,
+    ``upload``), and ``subject`` is who asks; both are filled in by ``chalicelib.endpoints``.
     """
 
     method: str
@@ -78,8 +81,9 @@ class Request:
     headers: Headers = field(default_factory=Headers)
     body: bytes = b""
     client: str = ""
+    secure: bool = False
     params: Mapping[str, str] = field(default_factory=dict)
-    subject: str = ""
+    subject: Subject = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +235,15 @@ class NameInvalid(RegistryError):
 
 
 class NameUnknown(RegistryError):
-    """There is no such repository."""
+    """There is no such repository, or none that this caller may know of."""
 
     status, code = 404, "NAME_UNKNOWN"
+
+
+class Moved(RegistryError):
+    """The repository has another name now; ``Location`` is the same thing there."""
+
+    status, code = 307, "NAME_UNKNOWN"
 
 
 class SizeInvalid(RegistryError):

@@ -43,6 +43,17 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in so many seconds."""
+
+    count: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.seconds}s"
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a host of that name or address."""
     try:
@@ -163,6 +174,34 @@ def _number(low: int, high: int) -> Callable[[str], int]:
     return _quantity({"": 1}, low, high, "a whole number")
 
 
+def _list(parse: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
+    def parse_all(text: str) -> tuple[str, ...]:
+        return tuple(parse(each.strip()) for each in text.split(",") if each.strip())
+
+    return parse_all
+
+
+def _bundle(text: str) -> str:
+    domain, equals, place = text.partition("=")
+    if not equals or not _is_host(domain) or not place.startswith(("/", "https://", "http://")):
+        raise ValueError("must be like example.org=/path/of/bundle.json or example.org=https://…")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError("must be networks like 10.0.0.0/8, or addresses") from None
+
+
+def _rate(text: str) -> Rate:
+    count, slash, period = text.partition("/")
+    if not slash:
+        raise ValueError("must be a number in a time, like 100/6h")
+    return Rate(_number(1, 10**9)(count.strip()), _seconds(1, 30 * DAY)(period.strip()))
+
+
 def _told(parse: Callable[[str], Any], text: str) -> dict[str, Any]:
     return {"parse": parse, "help": text}
 
@@ -216,9 +255,107 @@ class Settings:
             " made",
         ),
     )
-    htpasswd: Path | None = field(
+    old_secret_key: str = field(
+        default="",
+        repr=False,
+        metadata=_told(_secret, "the former SECRET_KEY: what it signed holds while keys change"),
+    )
+    access: str = field(
+        default="",
+        metadata=_told(
+            _choice("open", "accounts"),
+            "who may do what. open: everyone everything, on loopback only, and the default there"
+            " with an embedded database; accounts: the default elsewhere",
+        ),
+    )
+    sign_up: str = field(
+        default="invitation",
+        metadata=_told(
+            _choice("open", "invitation", "closed"), "who may make an account: by the API"
+        ),
+    )
+    admin_name: str = field(
+        default="admin",
+        metadata=_told(str, "the first administrator's name, made when `serve` finds none"),
+    )
+    admin_email: str = field(
+        default="", metadata=_told(str, "the first administrator's email, with ADMIN_PASSWORD")
+    )
+    admin_password: str = field(
+        default="",
+        repr=False,
+        metadata=_told(
+            str, "the first administrator's password; without one a link for one use is printed"
+        ),
+    )
+    new_repositories: str = field(
+        default="private",
+        metadata=_told(
+            _choice("private", "public"), "visibility of new repositories, unless an account says"
+        ),
+    )
+    mail_url: str = field(
+        default="",
+        repr=False,
+        metadata=_told(
+            _url("smtp", "smtps", "ses", "file"),
+            "what sends mail: smtp://user:password@host:587 (STARTTLS where offered), smtps://…,"
+            " ses://?region=…, or file:///folder; without one DATA_DIR/mail",
+        ),
+    )
+    mail_from: str = field(
+        default="OpenRegistry <registry@localhost>",
+        metadata=_told(str, "the sender of mail"),
+    )
+    github_client_id: str = field(
+        default="", metadata=_told(str, "of a GitHub OAuth app: sign-in with GitHub")
+    )
+    github_client_secret: str = field(
+        default="", repr=False, metadata=_told(str, "of the same GitHub OAuth app")
+    )
+    github_url: str = field(
+        default="https://github.com", metadata=_told(_origin, "GitHub, or an Enterprise Server")
+    )
+    github_api_url: str = field(
+        default="https://api.github.com",
+        metadata=_told(_url("https", "http"), "the API of the same GitHub"),
+    )
+    oidc_issuer: str = field(
+        default="",
+        metadata=_told(_url("https", "http"), "an OpenID provider: sign-in with it"),
+    )
+    oidc_client_id: str = field(default="", metadata=_told(str, "our id at OIDC_ISSUER"))
+    oidc_client_secret: str = field(
+        default="", repr=False, metadata=_told(str, "our secret at OIDC_ISSUER")
+    )
+    private_issuers: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_origin),
+            "origins, by commas, of issuers at private addresses, which are else never asked",
+        ),
+    )
+    spiffe_bundles: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_bundle),
+            "trust bundles by commas: domain=/path/of/bundle.json or domain=https://…",
+        ),
+    )
+    trusted_proxies: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_network),
+            "networks, by commas, of proxies in front whose X-Forwarded-For is believed",
+        ),
+    )
+    pull_limit: Rate | None = field(
         default=None,
-        metadata=_told(_path, "file of name:hash lines (bcrypt or argon2); needed off loopback"),
+        metadata=_told(_rate, "manifests that an account may pull, like 1000/6h"),
+    )
+    anonymous_pull_limit: Rate | None = field(
+        default=None,
+        metadata=_told(_rate, "manifests that an address may pull without an account"),
     )
     sparse_manifests: bool = field(
         default=False,
@@ -324,9 +461,19 @@ class Settings:
             text = str(value).lower() if isinstance(value, bool) else str(value or "")
             if isinstance(value, int) and not isinstance(value, bool):
                 text = str(value)
+            if isinstance(value, tuple) and not isinstance(value, Address):
+                text = ",".join(value)
             if text and not each.repr:
                 text = _masked(text)
             yield variable(each), text, each.metadata["help"]
+
+
+def parse_seconds(text: str) -> int:
+    """A time like 90d, from a second to ten years. Raises ``ValueError`` with a sentence."""
+    try:
+        return _seconds(1, 3650 * DAY)(text.strip())
+    except ValueError as error:
+        raise ValueError(f"{text!r} {error}") from None
 
 
 def variable(setting: "Field[Any]") -> str:

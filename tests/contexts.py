@@ -28,6 +28,7 @@ def core_settings(directory: Path, _migrated: str) -> Settings:
     """Settings of a registry on the tests' Postgres with a folder of its own."""
     return Settings.from_environment(
         {
+            "OPENREGISTRY_ACCESS": "open",
             "OPENREGISTRY_DATABASE_URL": _migrated,
             "OPENREGISTRY_DATA_DIR": str(directory / "core"),
             "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",

@@ -201,6 +201,7 @@ class Registry(Server):
         self.data_dir = Path(settings.get("OPENREGISTRY_DATA_DIR") or directory / "data")
         self.host = settings.get("OPENREGISTRY_LISTEN") or f"127.0.0.1:{free_port()}"
         self.settings = {
+            "OPENREGISTRY_ACCESS": "open",
             **settings,
             "OPENREGISTRY_DATA_DIR": str(self.data_dir),
             "OPENREGISTRY_LISTEN": self.host,

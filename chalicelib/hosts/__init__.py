@@ -1,5 +1,8 @@
 """What runs the functions. A host turns its own events into requests, and is thin."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ def build_context(
     """
     from chalicelib.context import Context
     from chalicelib.identity.capabilities import Capabilities
+    from chalicelib.identity.keys import Keys
+    from chalicelib.identity.open import Open
     from chalicelib.settings import SettingsError, secret_key
     from chalicelib.storage import open_store
 
@@ -26,12 +31,20 @@ def build_context(
         raise SettingsError(
             "OPENREGISTRY_DATABASE_URL", "is needed here: only `serve` runs a Postgres of its own"
         )
+    database = open_database(settings)
+    keys = Keys(secret_key(settings), settings.old_secret_key)
+    if check_access(settings, exposed=exposed) == "open":
+        access: Policy = Open(database)
+    else:
+        from chalicelib.identity.access import Accounts
+
+        access = Accounts(settings, database, keys)
     return Context(
         settings=settings,
-        access=choose_access(settings, exposed=exposed),
-        database=open_database(settings),
+        access=access,
+        database=database,
         store=open_store(settings),
-        capabilities=Capabilities(secret_key(settings), settings.upload_expiry),
+        capabilities=Capabilities(keys, settings.upload_expiry),
         head_by_redirect=head_by_redirect,
     )
 
@@ -47,6 +60,29 @@ def open_database(settings: "Settings") -> "Database":
         )
     except ValueError as error:
         raise SettingsError("OPENREGISTRY_DATABASE_URL", str(error)) from None
+
+
+@contextmanager
+def opened_database(settings: "Settings") -> "Iterator[Database]":
+    """The registry's database for a command, with all migrations: the one that DATABASE_URL names,
+    or the embedded one, which is started where no registry runs it. Raises ``CommandError``."""
+    from chalicelib.cli import CommandError
+    from chalicelib.metadata.embedded import Embedded, EmbeddedError
+    from chalicelib.metadata.migrate import MigrationError, current, migrate
+
+    with ExitStack() as stack:
+        if not settings.database_url:
+            try:
+                url = stack.enter_context(Embedded(settings.data_dir / "postgres")).url
+                migrate(url)
+            except (EmbeddedError, MigrationError) as error:
+                raise CommandError(str(error)) from error
+            settings = replace(settings, database_url=url)
+        database = open_database(settings)
+        stack.callback(database.close)
+        if not current(database):
+            raise CommandError("the database lacks migrations: run openregistry migrate")
+        yield database
 
 
 def check_folders(settings: "Settings") -> None:
@@ -69,20 +105,18 @@ def check_folders(settings: "Settings") -> None:
             ) from None
 
 
-def choose_access(settings: "Settings", *, exposed: bool = False) -> "Policy":
-    """Who may do what: those in HTPASSWD, or everyone where only this machine can ask."""
+def check_access(settings: "Settings", *, exposed: bool = False) -> str:
+    """Which policy decides, ``open`` or ``accounts``. Raises ``SettingsError`` where everyone could
+    do everything from another machine."""
     from chalicelib.settings import SettingsError
 
-    if settings.htpasswd is not None:
-        from chalicelib.identity.htpasswd import Htpasswd
-
-        return Htpasswd(settings.htpasswd)
-    if exposed or settings.exposed:
+    exposed = exposed or settings.exposed
+    if settings.access == "open" and exposed:
         raise SettingsError(
-            "OPENREGISTRY_HTPASSWD",
-            "is needed, since other machines can reach this registry: name a file of name:hash"
-            " lines, which `htpasswd -B -c FILE NAME` makes",
+            "OPENREGISTRY_ACCESS",
+            "cannot be open where other machines can reach this registry: leave it out, or say"
+            " accounts",
         )
-    from chalicelib.identity.open import Open
-
-    return Open()
+    if settings.access:
+        return settings.access
+    return "accounts" if exposed or settings.database_url or settings.storage_url else "open"

@@ -1,9 +1,12 @@
 """Who asks, and what they may do. The core asks a ``Policy``; which one answers is a setting."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from chalicelib.http import Request
+if TYPE_CHECKING:
+    from chalicelib.http import Request
 
 
 class Permission(Enum):
@@ -18,13 +21,50 @@ class Permission(Enum):
     ADMIN = "admin"
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who asks: an account (None: nobody known) and the credential that stands for it, as
+    ``token:ID`` (an access token) or ``rule:ID`` (a trust rule), or "" where it is the account's
+    own. ``claims`` is what a registry token was made out for, actions by ``repository:NAME``, and
+    ``expires`` when it ends (seconds since 1970); both None where it was no such token."""
+
+    account: int | None = None
+    credential: str = ""
+    claims: Mapping[str, frozenset[str]] | None = None
+    expires: float | None = None
+
+    @property
+    def id(self) -> str:
+        """A stable name for logs, histories and capabilities: "" for nobody. Holds no secret and
+        nothing that a person is called by."""
+        if self.account is None:
+            return ""
+        return f"account:{self.account}" + (f"/{self.credential}" if self.credential else "")
+
+    @classmethod
+    def of(cls, name: str) -> "Subject":
+        """The subject of that id."""
+        account, _, credential = name.partition("/")
+        return cls(int(account.removeprefix("account:")), credential) if account else NOBODY
+
+
+NOBODY = Subject()
+
+
 class Policy(Protocol):
-    """Decides. Both methods may block, and are called before any function runs."""
+    """Decides. Every method may block."""
 
-    def authorise(self, request: Request, permission: Permission, repository: str | None) -> str:
-        """The subject (a stable id, "" for nobody) that may do this. Raises ``Unauthorized``
-        with a challenge where credentials would help, ``Denied`` where they do not."""
+    def authorise(
+        self, request: "Request", permission: Permission, repository: str | None
+    ) -> Subject:
+        """Who may do this; called before any function runs. Raises ``Unauthorized`` with a
+        challenge where credentials would help, ``Denied`` or ``NameUnknown`` where they do not,
+        and ``Moved`` where the repository has another name now."""
 
-    def permits(self, subject: str, permission: Permission, repository: str | None) -> bool:
+    def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
         """Whether a subject that was authorised before may do this now: for the source of a
         mount, and again at the commit of an upload."""
+
+    def repositories(self, subject: Subject, last: str, count: int) -> list[str]:
+        """At most ``count`` names of repositories that hold a manifest and that the subject may
+        pull from, in the order of their bytes, after ``last``."""

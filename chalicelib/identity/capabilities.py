@@ -6,10 +6,12 @@ the subject that was authorised to push when it began.
 """
 
 import time
+from typing import Any
 
 import jwt
 
 from chalicelib.http import UploadUnknown
+from chalicelib.identity.keys import Keys
 
 PARAMETER = "_state"
 
@@ -17,9 +19,8 @@ PARAMETER = "_state"
 class Capabilities:
     """Issues and verifies capabilities that last for ``seconds``."""
 
-    def __init__(self, secret: str, seconds: int) -> None:
-        # Signed with a key of its own, so that no other token of the registry can stand for one.
-        self._key = f"upload capability:{secret}"
+    def __init__(self, keys: Keys, seconds: int) -> None:
+        self._keys = keys.derived("upload capabilities")
         self.seconds = seconds
 
     def issue(self, repository: str, upload: str, subject: str) -> str:
@@ -30,26 +31,29 @@ class Capabilities:
             "sub": subject,
             "exp": int(time.time()) + self.seconds,
         }
-        return jwt.encode(claims, self._key, algorithm="HS256")
+        return jwt.encode(claims, self._keys[0], algorithm="HS256")
 
     def verify(self, token: str, repository: str, upload: str) -> str:
         """The subject that the capability was made out to. Raises ``UploadUnknown`` where it is
         missing, forged, expired, or another upload's."""
-        try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                algorithms=["HS256"],
-                options={"require": ["exp", "sub", "repository", "upload"]},
-            )
-        except jwt.ExpiredSignatureError:
-            raise UploadUnknown(
-                "This upload's Location has expired; begin a new upload with POST."
-            ) from None
-        except jwt.InvalidTokenError:
-            raise UploadUnknown(
-                "An upload is reached by the Location of the last answer, unchanged."
-            ) from None
+        claims = self._claims(token)
         if claims["repository"] != repository or claims["upload"] != upload:
             raise UploadUnknown("This Location belongs to another upload.")
         return str(claims["sub"])
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        for key in self._keys:
+            try:
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=["HS256"],
+                    options={"require": ["exp", "sub", "repository", "upload"]},
+                )
+            except jwt.ExpiredSignatureError:
+                raise UploadUnknown(
+                    "This upload's Location has expired; begin a new upload with POST."
+                ) from None
+            except jwt.InvalidTokenError:
+                continue
+        raise UploadUnknown("An upload is reached by the Location of the last answer, unchanged.")

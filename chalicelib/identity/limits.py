@@ -10,6 +10,7 @@ can lock out an owner but from the owner's own address.
 """
 
 import hmac
+import json
 import math
 import threading
 import time
@@ -164,9 +165,7 @@ class Limits:
             self._failed.add(key, counter.seconds)
 
     def _key(self, *parts: str) -> bytes:
-        # No part but the last can have a zero byte in it.
-        text = "\0".join(parts).encode(errors="surrogatepass")
-        return hmac.digest(self._secret, text, "sha256")
+        return hmac.digest(self._secret, json.dumps(parts).encode(), "sha256")
 
     # Pulling.
 

@@ -1,14 +1,24 @@
 """Everyone may do everything: for a registry that only its own machine can reach."""
 
 from chalicelib.http import Request
-from chalicelib.identity import Permission
+from chalicelib.identity import NOBODY, Permission, Subject
+from chalicelib.metadata import repositories
+from chalicelib.metadata.database import Database
 
 
 class Open:
     """A ``Policy`` that never refuses. Its subject is nobody."""
 
-    def authorise(self, request: Request, permission: Permission, repository: str | None) -> str:
-        return ""
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def permits(self, subject: str, permission: Permission, repository: str | None) -> bool:
+    def authorise(
+        self, request: Request, permission: Permission, repository: str | None
+    ) -> Subject:
+        return NOBODY
+
+    def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
         return True
+
+    def repositories(self, subject: Subject, last: str, count: int) -> list[str]:
+        return repositories.page(self._database, last, count)

@@ -47,7 +47,7 @@ def take(runner: Runner, purpose: str, secret: str) -> Held | None:
     if not rows or not rows[0][2]:
         return None
     account_id, data, _ = rows[0]
-    return Held(account_id, json.loads(data) if isinstance(data, str) else data)
+    return Held(account_id, data)
 
 
 def drop(runner: Runner, purpose: str, account_id: int) -> None:
@@ -60,4 +60,4 @@ def drop(runner: Runner, purpose: str, account_id: int) -> None:
 
 
 def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()

@@ -7,6 +7,7 @@ one yet), then ``committed`` or ``cancelled``.
 import json
 from dataclasses import asdict, dataclass
 
+from chalicelib.metadata import repositories
 from chalicelib.metadata.database import Runner
 from chalicelib.storage import Staged
 
@@ -148,10 +149,17 @@ def settle(
 
 
 def commit(
-    runner: Runner, upload: Upload, digest: bytes, staged: Staged, store: str, instead_of: str
+    runner: Runner,
+    upload: Upload,
+    digest: bytes,
+    staged: Staged,
+    store: str,
+    instead_of: str,
+    new: repositories.New,
 ) -> str | None:
-    """Link the blob into the repository, and go to ``committed``: from ``committing`` with that
-    digest whoever settled it, or from ``open`` by the newest request. None where it is neither.
+    """Link the blob into the repository, which may be ``new``, and go to ``committed``: from
+    ``committing`` with that digest whoever settled it, or from ``open`` by the newest request.
+    None where it is neither.
 
     Gives the key that the blob has in this store, which is another than the upload's where somebody
     was earlier. ``instead_of`` names a key whose object was found missing: that one is replaced.
@@ -168,9 +176,10 @@ def commit(
         "), known AS ("
         " SELECT r.id FROM repositories r JOIN done ON r.name = done.repository"
         "), made AS ("
-        " INSERT INTO repositories (name)"
-        " SELECT repository FROM done WHERE NOT EXISTS (SELECT FROM known)"
-        " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id"
+        " INSERT INTO repositories (name, public, created_by)"
+        " SELECT repository, :public, :created_by FROM done"
+        " WHERE NOT EXISTS (SELECT FROM known) ON CONFLICT (name)"
+        " DO UPDATE SET created_by = repositories.created_by RETURNING id"
         "), home AS (SELECT id FROM known UNION ALL SELECT id FROM made"
         "), blob AS ("
         " INSERT INTO blobs (digest, size) SELECT :digest, :size FROM done"
@@ -197,6 +206,8 @@ def commit(
         store=store,
         key=staged.key,
         instead_of=instead_of,
+        public=new.public,
+        created_by=new.created_by,
     )
     return str(rows[0][0]) if rows else None
 

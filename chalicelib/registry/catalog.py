@@ -4,7 +4,6 @@ import json
 
 from chalicelib.context import Context
 from chalicelib.http import JSON, Request, Response
-from chalicelib.metadata import repositories
 from chalicelib.registry import pages
 
 _PAGE = 1000
@@ -19,7 +18,7 @@ def check_version(_context: Context, _request: Request) -> Response:
 def list_repositories(context: Context, request: Request) -> Response:
     """Names of the repositories that hold a manifest, a page at a time (Docker's catalog)."""
     count, last = pages.asked(request.query, _PAGE, _MOST)
-    names = repositories.page(context.database, last, count + 1)
+    names = context.access.repositories(request.subject, last, count + 1)
     headers = [("Content-Type", JSON)]
     if len(names) > count > 0:
         names = names[:count]

@@ -85,7 +85,9 @@ def put(context: Context, request: Request) -> Response:
     )
 
     def work(transaction: Transaction) -> list[str]:
-        repository_id = repositories.ensure(transaction, repository)
+        repository_id = repositories.ensure(
+            transaction, repository, context.new_repository(request)
+        )
         there = blobs.linked(
             transaction, repository_id, sorted(record.blobs | record.children), context.store.name
         )
@@ -98,7 +100,7 @@ def put(context: Context, request: Request) -> Response:
         kept = replace(record, blobs=record.blobs | layers, children=record.children - layers)
         manifests.add(transaction, repository_id, kept, frozenset(there), frozenset(children))
         for name in sorted(names):
-            tags.move(transaction, repository_id, name, digest, request.subject)
+            tags.move(transaction, repository_id, name, digest, request.subject.id)
         return [
             item.digest
             for item in document.blobs
@@ -123,13 +125,17 @@ def delete(context: Context, request: Request) -> Response:
     repository, reference = request.params["repository"], request.params["reference"]
     if ":" not in reference:
         tagged = is_tag(reference)
-        if not (tagged and tags.remove(context.database, repository, reference, request.subject)):
+        if not (
+            tagged and tags.remove(context.database, repository, reference, request.subject.id)
+        ):
             raise _unknown(request)
         return Response(202)
     digest = digests.pack(reference)
     try:
         gone = context.database.transaction(
-            lambda transaction: manifests.remove(transaction, repository, digest, request.subject)
+            lambda transaction: manifests.remove(
+                transaction, repository, digest, request.subject.id
+            )
         )
     except ForeignKeyViolation:
         raise in_use(context, repository, digest, "manifest") from None

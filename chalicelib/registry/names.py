@@ -10,6 +10,11 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 LONGEST_NAME = 255
 
 
+def is_name(name: str) -> bool:
+    """Whether this can be the name of a repository."""
+    return len(name) <= LONGEST_NAME and _NAME.fullmatch(name) is not None
+
+
 def checked_name(name: str) -> str:
     """The name of a repository. Raises ``NameInvalid``."""
     if len(name) > LONGEST_NAME:

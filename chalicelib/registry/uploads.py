@@ -30,7 +30,7 @@ from chalicelib.http import (
     UploadInvalid,
     UploadUnknown,
 )
-from chalicelib.identity import Permission
+from chalicelib.identity import Permission, Subject
 from chalicelib.identity.capabilities import PARAMETER
 from chalicelib.metadata import blobs, repositories, uploads
 from chalicelib.metadata.database import Transaction
@@ -302,7 +302,7 @@ def _commit(
             _clear(context, upload.id)
             _verify(found, digest, "; this upload has ended, begin another")
 
-    kept = _link(context, upload, digest, staged)
+    kept = _link(context, request, upload, digest, staged)
     if kept is None:
         return _after_another(context, request, upload, digest)
     if kept != staged.key or upload.epoch > 1:
@@ -327,15 +327,18 @@ class _EarlierError(Exception):
         self.key = key
 
 
-def _link(context: Context, upload: Upload, digest: bytes, staged: Staged) -> str | None:
+def _link(
+    context: Context, request: Request, upload: Upload, digest: bytes, staged: Staged
+) -> str | None:
     """Commit, in one transaction; gives the blob's key, or None where the upload is not ours to
     commit. Where somebody pushed the blob earlier, their object stays, unless storage has lost
     it."""
     store = context.store
+    new = context.new_repository(request)
     seen = missing = ""
 
     def work(transaction: Transaction) -> str | None:
-        key = uploads.commit(transaction, upload, digest, staged, store.name, missing)
+        key = uploads.commit(transaction, upload, digest, staged, store.name, missing, new)
         if key not in (None, staged.key, seen):
             raise _EarlierError(key)
         return key
@@ -384,7 +387,8 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
         def work(transaction: Transaction, source: str = source) -> bool:
             if not blobs.lock(transaction, source, digest, context.store.name):
                 return False
-            blobs.link(transaction, repositories.ensure(transaction, repository), digest)
+            new = context.new_repository(request)
+            blobs.link(transaction, repositories.ensure(transaction, repository, new), digest)
             return True
 
         if context.database.transaction(work):
@@ -460,11 +464,11 @@ def _length(request: Request) -> int | None:
 
 
 def _progress(
-    context: Context, repository: str, upload_id: str, subject: str, received: int
+    context: Context, repository: str, upload_id: str, subject: Subject, received: int
 ) -> list[tuple[str, str]]:
     """The header fields that say where an upload goes on, and how far it is."""
     settings = context.settings
-    token = context.capabilities.issue(repository, upload_id, subject)
+    token = context.capabilities.issue(repository, upload_id, subject.id)
     path = f"/v2/{repository}/blobs/uploads/{upload_id}?{PARAMETER}={token}"
     return [
         ("Location", f"{settings.upload_url or settings.public_url}{path}"),

@@ -42,7 +42,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def serve(_options: argparse.Namespace) -> int:
     """Run the registry."""
-    from chalicelib.hosts import build_context, check_folders, choose_access, open_database
+    from chalicelib.hosts import build_context, check_access, check_folders, open_database
     from chalicelib.hosts.harness import log, supervisor, worker
     from chalicelib.hosts.harness.functions import Registry
     from chalicelib.http import RegistryError
@@ -56,7 +56,7 @@ def serve(_options: argparse.Namespace) -> int:
         _log.warning("%s", sentence)
     # Whatever is made is for its owner alone, in DATA_DIR and in the folder of blobs.
     os.umask(0o077)
-    choose_access(settings)
+    check_access(settings)
     worker.tls(settings)
     if settings.database_url:
         open_database(settings)

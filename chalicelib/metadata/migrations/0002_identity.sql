@@ -76,12 +76,12 @@ CREATE TABLE invitations (
 );
 CREATE INDEX invitations_by_organisation ON invitations (organisation_id, id);
 
--- A repository's owner is the account whose namespace it lies in; null where there is none.
+-- A repository belongs to the account that its name's first component names.
 ALTER TABLE repositories
-    ADD COLUMN owner_id bigint REFERENCES accounts,
     ADD COLUMN public boolean NOT NULL DEFAULT false,
+    ADD COLUMN created_by text NOT NULL DEFAULT '',
     ADD COLUMN description text NOT NULL DEFAULT '';
-CREATE INDEX repositories_by_owner ON repositories (owner_id, name);
+CREATE INDEX repositories_by_namespace ON repositories (split_part(name, '/', 1), name);
 
 -- A repository's former names, until another repository takes one.
 CREATE TABLE repository_renames (
@@ -238,6 +238,28 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_account ON audit (account_id, id);
 
+-- A new repository is as public as its account wants, and noted.
+CREATE FUNCTION choose_visibility() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.public := coalesce(
+        (SELECT new_repositories_public FROM accounts WHERE name = split_part(NEW.name, '/', 1)),
+        NEW.public);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER repositories_choose_visibility BEFORE INSERT ON repositories
+    FOR EACH ROW EXECUTE FUNCTION choose_visibility();
+
+CREATE FUNCTION note_repository() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit (event, subject, account_id, repository_id, detail)
+    SELECT 'repository.create', NEW.created_by,
+        (SELECT id FROM accounts WHERE name = split_part(NEW.name, '/', 1)),
+        NEW.id, jsonb_build_object('public', NEW.public);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER repositories_are_noted AFTER INSERT ON repositories
+    FOR EACH ROW EXECUTE FUNCTION note_repository();
+
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the audit log is never changed';
@@ -248,7 +270,7 @@ CREATE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
 -- Raised by every change after which somebody may do less than before. What a process remembers of
 -- permissions holds until this number moves.
 CREATE TABLE access_epoch (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
     epoch bigint NOT NULL
 );
 INSERT INTO access_epoch (epoch) VALUES (1);
@@ -273,5 +295,5 @@ CREATE TRIGGER trust_rules_raise_epoch AFTER UPDATE OR DELETE ON trust_rules
     FOR EACH STATEMENT EXECUTE FUNCTION raise_access_epoch();
 CREATE TRIGGER external_identities_raise_epoch AFTER UPDATE OR DELETE ON external_identities
     FOR EACH STATEMENT EXECUTE FUNCTION raise_access_epoch();
-CREATE TRIGGER repositories_raise_epoch AFTER UPDATE OF name, owner_id, public OR DELETE ON repositories
+CREATE TRIGGER repositories_raise_epoch AFTER UPDATE OF name, public OR DELETE ON repositories
     FOR EACH STATEMENT EXECUTE FUNCTION raise_access_epoch();

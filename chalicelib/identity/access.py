@@ -1,0 +1,215 @@
+"""The policy of accounts: everyone may do what their role allows, as far as their token does."""
+
+import threading
+import time
+from urllib.parse import quote, urlencode
+
+from chalicelib.http import Denied, Moved, NameUnknown, RegistryError, Request, Unauthorized
+from chalicelib.identity import NOBODY, Permission, Subject, scopes
+from chalicelib.identity.authentication import Authenticator
+from chalicelib.identity.challenge import challenge, service
+from chalicelib.identity.epoch import Epoch
+from chalicelib.identity.keys import Keys
+from chalicelib.identity.limits import Limits
+from chalicelib.identity.registry_tokens import RegistryTokens
+from chalicelib.metadata import permissions
+from chalicelib.metadata.database import Database
+from chalicelib.metadata.permissions import Decision
+from chalicelib.settings import Settings
+
+_REMEMBERED = 10_000
+_CATALOG = "registry:catalog"
+
+ROLES = {
+    "pull": permissions.READ,
+    "push": permissions.WRITE,
+    "delete": permissions.MAINTAIN,
+    "admin": permissions.ADMIN,
+}
+"""The role that each action needs."""
+
+
+class Accounts:
+    """A ``Policy`` over the accounts, organisations and tokens in the database.
+
+    No request asks what it need not. A decision that allows is remembered until the access epoch
+    moves; one that refuses never is, so that a grant holds at once.
+    """
+
+    def __init__(self, settings: Settings, database: Database, keys: Keys) -> None:
+        epoch = Epoch(database)
+        self.keys = keys
+        self.tokens = RegistryTokens(keys, service(settings))
+        self.limits = Limits(database, settings, keys.derived("rate limits")[0])
+        self.authenticator = Authenticator(database, keys, self.tokens, self.limits, epoch)
+        self._settings = settings
+        self._database = database
+        self._epoch = epoch
+        self._lock = threading.Lock()
+        self._decided: dict[tuple[int | None, str, str], Decision] = {}
+
+    def authorise(
+        self, request: Request, permission: Permission, repository: str | None
+    ) -> Subject:
+        if permission is Permission.ANONYMOUS:
+            return NOBODY
+        try:
+            return self._authorised(request, permission, repository)
+        except Unauthorized as error:
+            why = "insufficient_scope" if error.status == 401 and error.detail else ""
+            error.headers = (challenge(self._settings, request, permission, repository, why),)
+            raise
+
+    def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
+        action = permission.value
+        return _claimed(subject, repository, action) and self._allows(
+            self._decide(subject, action, repository, fresh=True), subject, action, repository
+        )
+
+    def repositories(self, subject: Subject, last: str, count: int) -> list[str]:
+        found: list[str] = []
+        while len(found) < count:
+            wanted = count - len(found)
+            page = permissions.visible(self._database, subject.account, last, wanted)
+            if subject.credential:
+                held = permissions.decide(self._database, subject.account, subject.credential, "")
+                may = scopes.parse(held.scopes or ())
+                found += [
+                    name for name in page if "pull" in scopes.allowed(may, "repository", name)
+                ]
+            else:
+                found += page
+            if len(page) < wanted:
+                break
+            last = page[-1]
+        return found
+
+    def actions(self, subject: Subject, repository: str) -> list[str]:
+        """All that a subject may do with a repository now, for a token to be made out for."""
+        decision = self._decide(subject, "admin", repository, fresh=True)
+        return [
+            action
+            for action in ROLES
+            if _claimed(subject, repository, action)
+            and self._allows(decision, subject, action, repository)
+        ]
+
+    def moved(self, repository: str) -> str | None:
+        """The name that a repository has now, where it has another."""
+        return permissions.decide(self._database, None, "", repository).moved
+
+    def check(self, subject: Subject) -> None:
+        """Raise ``Unauthorized`` where a subject's account or credential no longer holds."""
+        if subject.account is not None:
+            decision = permissions.decide(self._database, subject.account, subject.credential, "")
+            _check(decision, subject)
+
+    def _authorised(
+        self, request: Request, permission: Permission, repository: str | None
+    ) -> Subject:
+        fresh = permission is not Permission.PULL
+        subject = self.authenticator.subject(request, fresh=fresh)
+        if subject is None:
+            raise Unauthorized("Log in, or get a token: this registry has accounts.")
+        listing = permission is Permission.CATALOG
+        if listing and subject.claims is not None and _CATALOG not in subject.claims:
+            raise _insufficient("This token is not for the catalog.")
+        if repository is None:
+            self.check(subject)
+            return subject
+        action = permission.value
+        if not _claimed(subject, repository, action):
+            raise _insufficient(f"This token is not for {action} in {repository}.")
+        decision = self._decide(subject, action, repository, fresh=fresh)
+        if decision.moved is not None and self._readable(subject, decision.moved):
+            raise _moved(request, repository, decision.moved, permission)
+        if not self._allows(decision, subject, action, repository):
+            raise _refusal(decision, subject, action, repository)
+        return subject
+
+    def _decide(self, subject: Subject, action: str, repository: str, *, fresh: bool) -> Decision:
+        """What is known of a subject and a repository, remembered where that allows the action."""
+        key = (subject.account, subject.credential, repository)
+        epoch = self._epoch.now(fresh=fresh)
+        known = self._decided.get(key)
+        if (
+            known is not None
+            and known.epoch == epoch
+            and (known.expires is None or known.expires > time.time())
+            and self._allows(known, subject, action, repository)
+        ):
+            return known
+        decision = permissions.decide(
+            self._database, subject.account, subject.credential, repository
+        )
+        _check(decision, subject)
+        with self._lock:
+            if len(self._decided) >= _REMEMBERED:
+                self._decided.clear()
+            self._decided[key] = decision
+        return decision
+
+    def _allows(self, decision: Decision, subject: Subject, action: str, repository: str) -> bool:
+        role = decision.role
+        if not decision.verified and subject.account is not None:
+            role = min(role, permissions.READ)
+        if role < ROLES[action] or decision.moved is not None:
+            return False
+        if not subject.credential:
+            return True
+        may = scopes.parse(decision.scopes or ())
+        return action in scopes.allowed(may, "repository", repository)
+
+    def _readable(self, subject: Subject, repository: str) -> bool:
+        decision = self._decide(subject, "pull", repository, fresh=True)
+        return self._allows(decision, subject, "pull", repository)
+
+
+def _claimed(subject: Subject, repository: str, action: str) -> bool:
+    """Whether a registry token was made out for this; anything else is as good as its account."""
+    return subject.claims is None or action in subject.claims.get(f"repository:{repository}", ())
+
+
+def _check(decision: Decision, subject: Subject) -> None:
+    """Raise ``Unauthorized`` where the account or the credential no longer holds."""
+    if subject.account is None:
+        return
+    if not decision.active:
+        raise Unauthorized("This account was suspended or deleted.")
+    if subject.credential and decision.scopes is None:
+        raise Unauthorized("This token was revoked, or it has expired.")
+
+
+def _insufficient(sentence: str) -> Unauthorized:
+    return Unauthorized(sentence, "get a token with the scope that the challenge names")
+
+
+def _refusal(decision: Decision, subject: Subject, action: str, repository: str) -> RegistryError:
+    """Why not. A repository that one may not read is not told from one that is not there."""
+    if subject.account is None:
+        return Unauthorized("Log in: this is not for everyone, or it is not there.")
+    if decision.role >= ROLES[action]:
+        if not decision.verified:
+            return Denied("Verify your email first.", "the link is in the mail that you were sent")
+        return Denied(f"The scopes of this token do not have {action} in {repository}.")
+    if action == "pull":
+        return NameUnknown(
+            "There is no such repository, or it is not yours to know of.", {"name": repository}
+        )
+    return Denied(
+        f"You may not {action} in {repository}.",
+        "the namespace's owner, or who has that role in it, may",
+    )
+
+
+def _moved(request: Request, repository: str, name: str, permission: Permission) -> RegistryError:
+    """Where a renamed repository is now. Reads are sent there; a write is told, since clients do
+    not repeat a body at another place."""
+    if permission is not Permission.PULL:
+        return Denied(f"{repository} is called {name} now.", f"push to {name}")
+    rest = request.path.removeprefix(f"/v2/{repository}")
+    query = [(key, value) for key in request.query for value in request.query.all(key)]
+    location = quote(f"/v2/{name}{rest}", safe="/:@") + ("?" + urlencode(query) if query else "")
+    return Moved(
+        f"{repository} is called {name} now.", {"name": name}, headers=[("Location", location)]
+    )

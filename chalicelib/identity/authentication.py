@@ -1,0 +1,135 @@
+"""Who asks: the credentials that a request brings, and whom they stand for."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+import threading
+from typing import NamedTuple
+
+from chalicelib.http import Request, Unauthorized
+from chalicelib.identity import Subject, access_tokens, passwords
+from chalicelib.identity.epoch import Epoch
+from chalicelib.identity.keys import Keys
+from chalicelib.identity.limits import Limits
+from chalicelib.identity.registry_tokens import RegistryTokens
+from chalicelib.metadata import accounts
+from chalicelib.metadata.database import Database
+
+_REMEMBERED = 10_000
+
+
+class _Known(NamedTuple):
+    """A credential that was right when the epoch was this one. A password's hash is kept: where it
+    is the same in another epoch, the password need not be hashed anew."""
+
+    subject: Subject
+    epoch: int
+    password_hash: str
+
+
+class Authenticator:
+    """Verifies credentials. What was right is remembered, by an HMAC under a key of this process,
+    until the access epoch moves; what was wrong never is."""
+
+    def __init__(
+        self,
+        database: Database,
+        keys: Keys,
+        tokens: RegistryTokens,
+        limits: Limits,
+        epoch: Epoch,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._tokens = tokens
+        self._limits = limits
+        self._epoch = epoch
+        self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._known: dict[bytes, _Known] = {}
+
+    def subject(self, request: Request, *, fresh: bool) -> Subject | None:
+        """Who asks, by the Authorization field; None where there is none. ``fresh``: what bites
+        now, not a moment ago. Raises ``Unauthorized``."""
+        field = request.headers.get("authorization")
+        if not field:
+            return None
+        scheme, _, value = field.partition(" ")
+        if scheme.lower() == "bearer":
+            return self._bearer(value.strip(), fresh)
+        if scheme.lower() != "basic":
+            raise Unauthorized("Authorization is Basic or Bearer here.")
+        name, password = _basic(value.strip())
+        return self.log_in(name, password, request.client, fresh=fresh)
+
+    def log_in(self, name: str, password: str, address: str, *, fresh: bool = True) -> Subject:
+        """Who has this name and password. The password is a person's own, or any token, which says
+        itself whose it is. Raises ``Unauthorized``, and a 429 to those who guess."""
+        if access_tokens.looks_like(password):
+            return self._access_token(password, fresh)
+        if password.startswith("eyJ") and (subject := self._tokens.verify(password)):
+            return subject
+        return self._password(name, password, address, fresh)
+
+    def _bearer(self, token: str, fresh: bool) -> Subject:
+        if access_tokens.looks_like(token):
+            return self._access_token(token, fresh)
+        subject = self._tokens.verify(token)
+        if subject is None:
+            raise Unauthorized("This token is not ours, or it has expired.")
+        return subject
+
+    def _access_token(self, token: str, fresh: bool) -> Subject:
+        proof = self._proof("token", token)
+        epoch = self._epoch.now(fresh=fresh)
+        known = self._known.get(proof)
+        if known is not None and known.epoch == epoch:
+            return known.subject
+        found = access_tokens.verify(self._database, self._keys, token)
+        if found is None:
+            raise Unauthorized("This access token is not ours, was revoked, or has expired.")
+        account_id, token_id = found
+        return self._remember(proof, _Known(Subject(account_id, f"token:{token_id}"), epoch, ""))
+
+    def _password(self, name: str, password: str, address: str, fresh: bool) -> Subject:
+        proof = self._proof(name, password)
+        epoch = self._epoch.now(fresh=fresh)
+        known = self._known.get(proof)
+        if known is not None and known.epoch == epoch:
+            return known.subject
+        held = accounts.secret(self._database, name)
+        if known is not None and held is not None and held.password_hash == known.password_hash:
+            return self._remember(proof, known._replace(epoch=epoch))
+        account = name.lower()
+        self._limits.check_sign_in(address, account)
+        against = held.password_hash if held else None
+        if not passwords.verify(password, against) or held is None:
+            self._limits.failed(address, account)
+            raise Unauthorized("The name or the password is wrong.")
+        self._limits.succeeded(address, account)
+        return self._remember(proof, _Known(Subject(held.account_id), epoch, against or ""))
+
+    def _remember(self, proof: bytes, known: _Known) -> Subject:
+        with self._lock:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[proof] = known
+        return known.subject
+
+    def _proof(self, name: str, secret: str) -> bytes:
+        text = f"{len(name)}:{name}{secret}"
+        return hmac.digest(self._key, text.encode(errors="surrogatepass"), hashlib.sha256)
+
+
+def _basic(value: str) -> tuple[str, str]:
+    """Name and password (RFC 7617, UTF-8)."""
+    try:
+        text = base64.b64decode(value, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise Unauthorized("The Authorization field is not that of Basic authentication.") from None
+    name, colon, password = text.partition(":")
+    if not colon:
+        raise Unauthorized("The Authorization field is not that of Basic authentication.")
+    return name, password

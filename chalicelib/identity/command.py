@@ -1,0 +1,316 @@
+"""`openregistry user`, `org`, `token`, `repo` and `audit`: what an operator does without a browser.
+
+They work on the database, beside a registry that runs or without one.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from chalicelib.cli import CommandError, Commands
+from chalicelib.metadata.database import Database
+from chalicelib.settings import Settings
+
+OPERATOR = "operator"
+"""The subject of what is done at the command line, in the audit log."""
+
+
+def register(commands: "Commands[argparse.ArgumentParser]") -> None:
+    """Add this room's commands."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print JSON")
+
+    def add(group: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = group.add_parser(
+            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+    def group(name: str, text: str) -> Any:
+        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    users = group("user", "manage users")
+    parser = add(users, "add", add_user, "make a user, whose email counts as verified")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--email", required=True)
+    parser.add_argument(
+        "--password-stdin",
+        action="store_true",
+        help="read the password from standard input, less one newline at the end",
+    )
+    parser.add_argument("--admin", action="store_true", help="an administrator of the registry")
+    parser = add(users, "list", list_users, "list users, organisations and robots")
+    parser = add(
+        users, "password", set_password, "give a user another password, from standard input"
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser = add(users, "suspend", suspend_user, "let an account do nothing any more")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--undo", action="store_true", help="let it again")
+    parser = add(
+        users, "delete", delete_user, "delete an account for ever; nobody gets its name again"
+    )
+    parser.add_argument("name", metavar="NAME")
+
+    organisations = group("org", "manage organisations")
+    parser = add(organisations, "add", add_organisation, "make an organisation")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--owner", metavar="USER", help="a user who owns it")
+
+    tokens = group("token", "manage access tokens")
+    parser = add(tokens, "create", create_token, "make an access token, and print it this once")
+    parser.add_argument("--user", required=True, metavar="NAME", help="a user or a robot")
+    parser.add_argument(
+        "--scope",
+        required=True,
+        action="append",
+        help="repository:GLOB:ACTIONS, like repository:alice/*:pull,push; may be repeated",
+    )
+    parser.add_argument("--name", default="", help="what it is for")
+    parser.add_argument("--expires", metavar="TIME", help="like 90d; without it never")
+    parser = add(tokens, "list", list_tokens, "list a user's access tokens")
+    parser.add_argument("--user", required=True, metavar="NAME")
+    parser = add(tokens, "revoke", revoke_token, "revoke an access token, at once")
+    parser.add_argument("id", metavar="ID")
+
+    repositories = group("repo", "manage repositories")
+    parser = add(repositories, "visibility", set_visibility, "say who may pull from a repository")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("visibility", choices=("public", "private"))
+
+    parser = add(commands, "audit", show_audit, "show the audit log, the newest events first")
+    parser.add_argument("--account", metavar="NAME", help="what concerns this account")
+    parser.add_argument("--limit", type=int, default=100, help="how many (100)")
+
+
+def add_user(options: argparse.Namespace) -> int:
+    """Make a user."""
+    from chalicelib.identity import users
+
+    password = _password() if options.password_stdin else None
+    with _opened() as (database, _settings):
+        account = users.create(
+            database,
+            options.name,
+            options.email,
+            password,
+            by=OPERATOR,
+            email_verified=True,
+            administrator=options.admin,
+        )
+    _print(options, {"id": account, "name": options.name}, f"{options.name} is there")
+    return 0
+
+
+def list_users(options: argparse.Namespace) -> int:
+    """List accounts."""
+    from chalicelib.metadata import accounts
+
+    with _opened() as (database, _settings):
+        found = accounts.listed(database)
+    if options.json:
+        keys = ("id", "kind", "name", "email", "administrator", "suspended")
+        print(json.dumps([{key: getattr(each, key) for key in keys} for each in found]))
+    else:
+        for each in found:
+            marks = [each.kind, *(["administrator"] if each.administrator else [])]
+            marks += ["suspended"] if each.suspended else []
+            print(f"{each.name:32} {each.email or '-':32} {', '.join(marks)}")
+    return 0
+
+
+def set_password(options: argparse.Namespace) -> int:
+    """Give a user another password."""
+    from chalicelib.identity import users
+
+    password = _password()
+    with _opened() as (database, _settings):
+        account = _account(database, options.name)
+        users.change_password(database, account, password, by=OPERATOR)
+    _print(options, {"id": account, "name": options.name}, f"{options.name} has another password")
+    return 0
+
+
+def suspend_user(options: argparse.Namespace) -> int:
+    """Suspend an account, or let it again."""
+    from chalicelib.identity import users
+
+    with _opened() as (database, _settings):
+        account = _account(database, options.name)
+        users.suspend(database, account, suspended=not options.undo, by=OPERATOR)
+    done = "may act again" if options.undo else "is suspended"
+    _print(options, {"id": account, "suspended": not options.undo}, f"{options.name} {done}")
+    return 0
+
+
+def delete_user(options: argparse.Namespace) -> int:
+    """Delete an account."""
+    from chalicelib.identity import users
+
+    with _opened() as (database, _settings):
+        account = _account(database, options.name)
+        users.delete(database, account, by=OPERATOR)
+    _print(options, {"id": account}, f"{options.name} is deleted")
+    return 0
+
+
+def add_organisation(options: argparse.Namespace) -> int:
+    """Make an organisation."""
+    from chalicelib.identity import organisations
+
+    with _opened() as (database, _settings):
+        owner = _account(database, options.owner) if options.owner else None
+        account = organisations.create(database, options.name, owner, by=OPERATOR)
+    _print(options, {"id": account, "name": options.name}, f"{options.name} is there")
+    return 0
+
+
+def create_token(options: argparse.Namespace) -> int:
+    """Make an access token."""
+    from chalicelib.identity import access_tokens, scopes
+    from chalicelib.identity.keys import Keys
+    from chalicelib.metadata import audit
+    from chalicelib.metadata.database import Transaction
+    from chalicelib.settings import parse_seconds, secret_key
+
+    try:
+        wanted = scopes.parse(options.scope)
+        seconds = parse_seconds(options.expires) if options.expires else None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    with _opened() as (database, settings):
+        keys = Keys(secret_key(settings), settings.old_secret_key)
+        account = _account(database, options.user)
+
+        def work(transaction: Transaction) -> access_tokens.Created:
+            created = access_tokens.create(
+                transaction, keys, account, options.name, wanted, seconds=seconds
+            )
+            audit.add(
+                transaction,
+                "token.create",
+                OPERATOR,
+                account=account,
+                id=created.id,
+                scopes=[str(scope) for scope in wanted],
+            )
+            return created
+
+        created = database.transaction(work)
+    _print(options, created._asdict(), created.token)
+    return 0
+
+
+def list_tokens(options: argparse.Namespace) -> int:
+    """List access tokens."""
+    from chalicelib.metadata import access_tokens
+
+    with _opened() as (database, _settings):
+        found = access_tokens.listed(database, _account(database, options.user), "", 10_000)
+    if options.json:
+        print(json.dumps([row._asdict() for row in found], default=str))
+    else:
+        for row in found:
+            state = "revoked" if row.revoked_at else f"expires {row.expires_at or 'never'}"
+            print(f"{row.id}  {row.name or '-':20} {' '.join(row.scopes)}  {state}")
+    return 0
+
+
+def revoke_token(options: argparse.Namespace) -> int:
+    """Revoke an access token."""
+    import uuid
+
+    from chalicelib.metadata import access_tokens, audit
+    from chalicelib.metadata.database import Transaction
+
+    try:
+        token_id = str(uuid.UUID(options.id))
+    except ValueError:
+        raise CommandError(f"{options.id!r} is not the id of a token") from None
+
+    def work(transaction: Transaction) -> None:
+        account = access_tokens.revoke(transaction, token_id)
+        if account is None:
+            raise CommandError(f"there is no token {token_id} that still holds")
+        audit.add(transaction, "token.revoke", OPERATOR, account=account, id=token_id)
+
+    with _opened() as (database, _settings):
+        database.transaction(work)
+    _print(options, {"id": token_id, "revoked": True}, f"{token_id} is revoked")
+    return 0
+
+
+def set_visibility(options: argparse.Namespace) -> int:
+    """Make a repository public or private."""
+    from chalicelib.identity import repositories
+
+    public = options.visibility == "public"
+    with _opened() as (database, _settings):
+        repositories.set_visibility(database, options.name, public=public, by=OPERATOR)
+    answer = {"name": options.name, "visibility": options.visibility}
+    _print(options, answer, f"{options.name} is {options.visibility}")
+    return 0
+
+
+def show_audit(options: argparse.Namespace) -> int:
+    """Show the audit log."""
+    from chalicelib.metadata import audit
+
+    with _opened() as (database, _settings):
+        account = _account(database, options.account) if options.account else None
+        found = audit.page(database, options.limit, account=account)
+    if options.json:
+        print(json.dumps([entry._asdict() for entry in found], default=str))
+    else:
+        for entry in found:
+            detail = " ".join(f"{key}={json.dumps(value)}" for key, value in entry.detail.items())
+            print(
+                f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.event:24} {entry.subject or '-'}  {detail}"
+            )
+    return 0
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Database, Settings]]:
+    """The registry's database, and its settings. What is refused becomes the command's error."""
+    from chalicelib.hosts import opened_database
+    from chalicelib.http import RegistryError
+    from chalicelib.identity.users import Refused
+
+    settings = Settings.from_environment()
+    try:
+        with opened_database(settings) as database:
+            yield database, settings
+    except (Refused, RegistryError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _account(database: Database, name: str) -> int:
+    from chalicelib.metadata import accounts
+
+    account = accounts.by_name(database, name)
+    if account is None:
+        raise CommandError(f"there is no account {name!r}")
+    return account.id
+
+
+def _password() -> str:
+    """The password on standard input: bytes of UTF-8, less one newline."""
+    try:
+        text = sys.stdin.buffer.read(1 << 16).decode()
+    except UnicodeDecodeError:
+        raise CommandError("the password on standard input is not UTF-8") from None
+    return (
+        text.removesuffix("\n").removesuffix("\r")
+        if text.endswith("\r\n")
+        else text.removesuffix("\n")
+    )
+
+
+def _print(options: argparse.Namespace, answer: dict[str, Any], sentence: str) -> None:
+    print(json.dumps(answer) if options.json else sentence)

@@ -1,0 +1,193 @@
+"""The token server: where clients get the registry token that a challenge asks for.
+
+GET is distribution's "Token Authentication Specification", POST its "OAuth2 Token Authentication"
+(RFC 6749), with the exchange of other issuers' tokens (RFC 8693). Whatever is asked for, the token
+is for what the caller may do of it, which may be nothing: never an error.
+
+GET with ``offline_token=true`` gives no refresh token. Docker's engine would keep it in the
+password's place and use the same one for ever, since it forgets the next one that it is given.
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs
+
+from chalicelib.context import Context
+from chalicelib.http import JSON, RegistryError, Request, Response, Unauthorized
+from chalicelib.identity import NOBODY, Subject
+from chalicelib.identity.access import ROLES, Accounts
+from chalicelib.identity.challenge import challenge
+from chalicelib.metadata import audit, refresh_tokens
+from chalicelib.metadata.database import Transaction
+from chalicelib.registry.names import LONGEST_NAME, is_name
+
+_MOST_SCOPES = 100
+_SCOPE = re.compile(r"(repository|registry)(?:\([a-z]+\))?:(.+):([a-z*,]*)", re.DOTALL)
+_HEADERS = (("Content-Type", JSON), ("Cache-Control", "no-store"))
+
+
+class OAuthError(RegistryError):
+    """A request that cannot be granted (RFC 6749, section 5.2); also in the form that clients of
+    registries read."""
+
+    code = "DENIED"
+
+    def __init__(self, error: str, message: str, status: int = 400) -> None:
+        super().__init__(message, status=status)
+        self.error = error
+
+    def response(self) -> Response:
+        body = {
+            "error": self.error,
+            "error_description": self.message,
+            "errors": [{"code": self.code, "message": self.message}],
+        }
+        return Response(self.status, (*_HEADERS, *self.headers), json.dumps(body).encode())
+
+
+def accounts(context: Context) -> Accounts:
+    """The policy, where it has accounts. Raises a 404 where everyone may do everything."""
+    if not isinstance(context.access, Accounts):
+        raise RegistryError(
+            "This registry has no accounts.",
+            "OPENREGISTRY_ACCESS=accounts gives it some",
+            code="NOT_FOUND",
+            status=404,
+        )
+    return context.access
+
+
+def get_token(context: Context, request: Request) -> Response:
+    """A token for the Basic credentials of the request, or for nobody."""
+    access = accounts(context)
+    try:
+        subject = access.authenticator.subject(request, fresh=True) or NOBODY
+    except Unauthorized as error:
+        error.headers = (challenge(context.settings, request),)
+        raise
+    return _granted(access, subject, request.query.all("scope"))
+
+
+def post_token(context: Context, request: Request) -> Response:
+    """A token for a password, a refresh token or another issuer's token."""
+    access = accounts(context)
+    form = _form(request)
+    kind = form.get("grant_type", [""])[0]
+    if kind == "password":
+        subject = access.authenticator.log_in(
+            _field(form, "username"), _field(form, "password"), request.client
+        )
+        refresh = None
+        if form.get("access_type", [""])[0] == "offline":
+            refresh = _begin(context, subject, form.get("client_id", [""])[0])
+    elif kind == "refresh_token":
+        subject, refresh = _follow(context, _field(form, "refresh_token"))
+    else:
+        raise OAuthError("unsupported_grant_type", "grant_type is password or refresh_token.")
+    return _granted(access, subject, form.get("scope", []), refresh)
+
+
+def keys(context: Context, _request: Request) -> Response:
+    """The public keys of registry tokens (RFC 7517)."""
+    headers = [("Content-Type", JSON), ("Cache-Control", "public, max-age=3600")]
+    return Response(200, headers, json.dumps(accounts(context).tokens.jwks()).encode())
+
+
+def _granted(
+    access: Accounts, subject: Subject, scopes: list[str], refresh: str | None = None
+) -> Response:
+    access.check(subject)
+    grants = _grants(access, subject, scopes)
+    token, seconds = access.tokens.issue(subject, grants)
+    answer: dict[str, Any] = {
+        "token": token,
+        "access_token": token,
+        "token_type": "Bearer",
+        "expires_in": seconds,
+        "issued_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "scope": " ".join(f"{g['type']}:{g['name']}:{','.join(g['actions'])}" for g in grants),
+    }
+    if refresh is not None:
+        answer["refresh_token"] = refresh
+    return Response(200, _HEADERS, json.dumps(answer).encode())
+
+
+def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[str, Any]]:
+    """What is asked for and may be had. For a repository that was renamed also what may be had
+    under its new name, to which reads are sent on."""
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for text in [word for scope in scopes for word in scope.split()][:_MOST_SCOPES]:
+        match = _SCOPE.fullmatch(text)
+        if match is not None and len(match[2]) <= LONGEST_NAME:
+            wanted.setdefault((match[1], match[2]), set()).update(match[3].split(","))
+    grants = []
+    for (kind, name), actions in wanted.items():
+        if kind == "registry":
+            if name == "catalog":
+                grants.append({"type": kind, "name": name, "actions": ["*"]})
+            continue
+        if not is_name(name):
+            continue
+        asked = set(ROLES) - {"admin"} if "*" in actions else actions
+        may = access.actions(subject, name)
+        now = access.moved(name) if not may else None
+        if now is not None:
+            may = [action for action in access.actions(subject, now) if action == "pull"]
+        granted = [action for action in may if action in asked]
+        if granted:
+            grants += [
+                {"type": kind, "name": each, "actions": granted} for each in (name, now) if each
+            ]
+    return grants
+
+
+def _begin(context: Context, subject: Subject, client: str) -> str | None:
+    """A refresh token for somebody who is an account, by its password or an access token."""
+    kind, _, credential = subject.credential.partition(":")
+    if subject.account is None or subject.claims is not None or kind not in ("", "token"):
+        return None
+    account = subject.account
+
+    def work(transaction: Transaction) -> str:
+        audit.add(transaction, "refresh_token.create", subject.id, account=account)
+        return refresh_tokens.begin(transaction, account, credential or None, client[:200])
+
+    return context.database.transaction(work)
+
+
+def _follow(context: Context, token: str) -> tuple[Subject, str]:
+    """Whom a refresh token stands for, and the token that replaces it."""
+
+    def work(transaction: Transaction) -> tuple[Subject, str] | None:
+        family, ended = refresh_tokens.use(transaction, token)
+        if ended is not None:
+            audit.add(transaction, "refresh_token.reuse", "", account=ended.account_id, id=ended.id)
+        if family is None:
+            return None
+        credential = f"token:{family.access_token}" if family.access_token else ""
+        return Subject(family.account_id, credential), refresh_tokens.follow(transaction, family.id)
+
+    found = context.database.transaction(work)
+    if found is None:
+        raise OAuthError(
+            "invalid_grant", "This refresh token was used, was revoked, or has expired.", 401
+        )
+    return found
+
+
+def _form(request: Request) -> dict[str, list[str]]:
+    try:
+        return parse_qs(
+            request.body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=200
+        )
+    except (UnicodeDecodeError, ValueError):
+        raise OAuthError("invalid_request", "The body is a form, URL-encoded.") from None
+
+
+def _field(form: dict[str, list[str]], name: str) -> str:
+    values = form.get(name, [])
+    if len(values) != 1 or not values[0]:
+        raise OAuthError("invalid_request", f"The form needs {name}, once.")
+    return values[0]
