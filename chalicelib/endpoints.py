@@ -63,6 +63,13 @@ def health(_context: Context, _request: Request) -> Response:
     return Response(200, [("Content-Type", JSON)], b'{"status":"ok"}')
 
 
+def api(context: Context, request: Request) -> Response:
+    """The JSON API, whose table is its own (``chalicelib.api``): it also describes bodies."""
+    from chalicelib.api import operations
+
+    return operations.answer(context, request)
+
+
 def ready(context: Context, _request: Request) -> Response:
     """That Postgres and storage can be used now; 503 that names the one that cannot."""
     problems: dict[str, str] = {}
@@ -86,6 +93,8 @@ ENDPOINTS = (
     Endpoint(("GET",), "/token", token_server.get_token, Permission.ANONYMOUS, waits=True),
     Endpoint(("POST",), "/token", token_server.post_token, Permission.ANONYMOUS, Body.BUFFERED),
     Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
+    Endpoint(("GET", "POST", "PUT", "PATCH", "DELETE"), "/api/v1/{rest}", api,
+             Permission.ANONYMOUS, Body.BUFFERED, waits=True),
     Endpoint(("GET", "HEAD"), "/v2/", catalog.check_version, Permission.LOGIN),
     Endpoint(("GET", "HEAD"), "/v2/_catalog", catalog.list_repositories, Permission.CATALOG),
     Endpoint(("GET", "HEAD"), "/v2/_oci/ext/discover", catalog.discover, Permission.LOGIN),
@@ -112,7 +121,7 @@ def _pattern(path: str) -> re.Pattern[str]:
     """A path of the table as an expression: a repository's name takes as many components as it
     can, anything else is one; a slash at the end is optional."""
     escaped = re.sub(r"\\\{(\w+)\\\}", r"{\1}", re.escape(path.removesuffix("/")))
-    names = {name: r"(?P<repository>.+)" if name == "repository" else rf"(?P<{name}>[^/]+)"
+    names = {name: rf"(?P<{name}>{'.+' if name in ('repository', 'rest') else '[^/]+'})"
              for name in re.findall(r"{(\w+)}", escaped)}  # fmt: skip
     return re.compile(escaped.format(**names) + "/?", re.DOTALL)
 
@@ -250,4 +259,4 @@ def _seen(request: Request, error: Exception) -> RegistryError:
 
 def _finished(request: Request, response: Response) -> Response:
     headers = [*response.headers, _VERSION]
-    return replace(response, headers=headers, subject=request.subject.id)
+    return replace(response, headers=headers, subject=response.subject or request.subject.id)

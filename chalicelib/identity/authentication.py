@@ -73,6 +73,10 @@ class Authenticator:
             return subject
         return self._password(name, password, address, fresh)
 
+    def person(self, name: str, password: str, address: str) -> Subject:
+        """The user who has this name and password of their own: no token. Raises as ``log_in``."""
+        return self._password(name, password, address, fresh=True)
+
     def _bearer(self, token: str, fresh: bool) -> Subject:
         if access_tokens.looks_like(token):
             return self._access_token(token, fresh)

@@ -111,7 +111,7 @@ def _granted(
     }
     if refresh is not None:
         answer["refresh_token"] = refresh
-    return Response(200, _HEADERS, json.dumps(answer).encode())
+    return Response(200, _HEADERS, json.dumps(answer).encode(), subject.id)
 
 
 def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[str, Any]]:

@@ -138,3 +138,13 @@ def standing(runner: Runner, account_id: int | None, name: str) -> Standing | No
         name=name,
     )
     return Standing(*rows[0]) if rows else None
+
+
+def is_administrator(runner: Runner, account_id: int) -> bool:
+    """Whether an account administers the registry."""
+    return bool(
+        runner.run(
+            f"SELECT FROM accounts a WHERE a.id = :id AND a.administrator AND {_ACTIVE}",
+            id=account_id,
+        )
+    )

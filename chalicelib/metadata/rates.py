@@ -49,12 +49,12 @@ def find(runner: Runner, keys: Collection[bytes]) -> dict[bytes, Counter]:
 
 
 def keep(runner: Runner, key: bytes, seconds: int) -> None:
-    """Have a counter's window last for so long from now on, and its count be 1: what is remembered
-    for a time is a counter too."""
+    """Have a counter's window last for so long from now on: what is remembered for a time is a
+    counter too."""
     runner.run(
         "INSERT INTO rates (key, count, resets_at)"
         " VALUES (:key, 1, now() + CAST(:seconds AS integer) * interval '1 second')"
-        " ON CONFLICT (key) DO UPDATE SET count = 1, resets_at = excluded.resets_at",
+        " ON CONFLICT (key) DO UPDATE SET resets_at = excluded.resets_at",
         key=key,
         seconds=seconds,
     )

@@ -1,0 +1,342 @@
+"""How the API comes from a request to a function: the table, who may call, bodies, answers.
+
+A row of the table says what an operation needs; that is checked here, before the function is
+called. Programs bring an access token or a password (``Authorization``), browsers a session's
+cookie. A browser that another site makes send a request is told by its own ``Sec-Fetch-Site`` or
+``Origin`` (Fetch, section 3.2; W3C "Fetch Metadata"), and refused where the request changes
+something.
+"""
+
+import importlib
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+import msgspec
+
+from chalicelib.api import problems
+from chalicelib.api.problems import Problem
+from chalicelib.http import JSON, NameUnknown, RegistryError, Request, Response, Unauthorized
+from chalicelib.identity import NOBODY, Subject, scopes
+from chalicelib.identity.access import Accounts
+from chalicelib.identity.challenge import base_url, challenge
+from chalicelib.identity.users import Refused
+from chalicelib.metadata import permissions, sessions
+from chalicelib.metadata.permissions import Standing
+
+if TYPE_CHECKING:
+    from chalicelib.context import Context
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+PREFIX = "/api/v1"
+NOUNS = ("sessions", "openapi")
+"""Modules with a table ``OPERATIONS``, in the order of the API's description."""
+LARGEST_BODY = 64 << 10
+
+
+class Needs(Enum):
+    """Who may call an operation."""
+
+    NOTHING = "nothing"
+    """Anybody, signed in or not."""
+    ACCOUNT = "account"
+    """Any account."""
+    PERSON = "person"
+    """A user who has signed in by themselves: no access token, so that one that leaks cannot be
+    made into more."""
+    ADMINISTRATOR = "administrator"
+    """An administrator of the registry."""
+    ACCOUNT_READ = "account:read"
+    """Whoever may see the path's ``account`` from inside: itself, or a member."""
+    ACCOUNT_ADMIN = "account:admin"
+    """Whoever may manage the path's ``account``: itself, or an owner."""
+    REPOSITORY_READ = "repository:pull"
+    """Whoever may pull from the path's ``repository``."""
+    REPOSITORY_ADMIN = "repository:admin"
+    """Whoever may manage the path's ``repository``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A row of the table. ``body`` and ``answer`` are msgspec types (None: none), ``query`` a
+    struct of the query's parameters; ``problems`` are the statuses of its own problems."""
+
+    method: str
+    path: str
+    function: "Callable[[Call], Any]"
+    needs: Needs
+    summary: str
+    body: Any = None
+    answer: Any = None
+    status: int = 200
+    query: Any = None
+    problems: tuple[int, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """A name for programs that are made from the description."""
+        return str(getattr(self.function, "__name__", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an operation, after it was allowed. ``session`` is the id of the browser's
+    session, if it came by one; ``standing`` says whose the path's ``account`` is."""
+
+    context: "Context"
+    request: Request
+    access: Accounts
+    subject: Subject
+    params: dict[str, str]
+    session: str | None = None
+    standing: Standing | None = None
+    body: Any = None
+    query: Any = None
+
+    @property
+    def account(self) -> int:
+        """The id of the account that calls."""
+        if self.subject.account is None:
+            raise self.unauthorized()
+        return self.subject.account
+
+    def unauthorized(self) -> Problem:
+        """That the caller has to sign in."""
+        field = challenge(self.context.settings, self.request)
+        return Problem(401, "Sign in, or send an access token.", headers=[field])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with header fields of its own; ``body`` as the operation says."""
+
+    body: Any = None
+    headers: Sequence[tuple[str, str]] = ()
+    status: int | None = None
+
+
+class Paging(msgspec.Struct):
+    """The query of every list: how many, and after the ``next`` of the page before."""
+
+    after: Annotated[str, msgspec.Meta(max_length=300)] = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+
+
+class Page(msgspec.Struct, Generic[T]):
+    """A page of a list; ``next`` is what the next page comes after, None on the last one."""
+
+    items: list[T]
+    next: str | None = None
+
+
+def answer(context: "Context", request: Request) -> Response:
+    """Answer a request to the API. Never raises."""
+    try:
+        response = _answered(context, request)
+    except Problem as problem:
+        response = problem.response()
+    except Refused as error:
+        response = problems.invalid(
+            str(error), error.field, 409 if error.conflict else 422
+        ).response()
+    except RegistryError as error:
+        response = problems.response(error.status, error.message, error.headers)
+    except Exception:
+        _log.exception("%s %s failed", request.method, request.path)
+        response = problems.response(500, "The registry failed; its log says why.")
+    return Response(response.status, [*response.headers, *security_headers(request)], response.body)
+
+
+def security_headers(request: Request) -> list[tuple[str, str]]:
+    """What keeps browsers from doing with an answer what it is not for."""
+    headers = [
+        ("Cache-Control", "no-store"),
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("Referrer-Policy", "no-referrer"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    if request.secure:
+        headers.append(("Strict-Transport-Security", "max-age=63072000"))
+    return headers
+
+
+def _answered(context: "Context", request: Request) -> Response:
+    if not isinstance(context.access, Accounts):
+        raise Problem(404, "This registry has no accounts (OPENREGISTRY_ACCESS=open).")
+    operation, params = _found(request)
+    if request.method not in ("GET", "HEAD"):
+        _refuse_other_sites(context, request)
+    subject, session = _caller(context, context.access, request)
+    call = Call(context, request, context.access, subject, params, session)
+    standing = _authorised(call, operation)
+    call = Call(
+        context, request, context.access, subject, params, session, standing,
+        _body(operation, request), _query(operation, request),
+    )  # fmt: skip
+    result = operation.function(call)
+    if not isinstance(result, Answer):
+        result = Answer(result)
+    status = result.status or operation.status
+    if result.body is None and operation.answer is None:
+        return Response(204 if status == 200 else status, list(result.headers))
+    headers = [("Content-Type", JSON), *result.headers]
+    return Response(status, headers, msgspec.json.encode(result.body))
+
+
+@cache
+def table() -> list[tuple[Operation, re.Pattern[str]]]:
+    """Every operation, and its path as an expression."""
+    rows: list[tuple[Operation, re.Pattern[str]]] = []
+    for noun in NOUNS:
+        for operation in importlib.import_module(f"chalicelib.api.{noun}").OPERATIONS:
+            parts = re.split(r"{(\w+)}", PREFIX + operation.path)
+            for index in range(1, len(parts), 2):
+                some = ".+?" if parts[index] == "repository" else "[^/]+"
+                parts[index] = f"(?P<{parts[index]}>{some})"
+            for index in range(0, len(parts), 2):
+                parts[index] = re.escape(parts[index])
+            rows.append((operation, re.compile("".join(parts), re.DOTALL)))
+    return rows
+
+
+def _found(request: Request) -> tuple[Operation, dict[str, str]]:
+    allowed: list[str] = []
+    for operation, pattern in table():
+        match = pattern.fullmatch(request.path)
+        if match is not None:
+            if operation.method == request.method:
+                return operation, match.groupdict()
+            allowed.append(operation.method)
+    if not allowed:
+        raise Problem(404, "There is nothing at this path.")
+    methods = ", ".join(dict.fromkeys(allowed))
+    raise Problem(405, f"This path takes {methods}.", headers=[("Allow", methods)])
+
+
+def _refuse_other_sites(context: "Context", request: Request) -> None:
+    """Refuse a change that another site has made a browser ask for."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        if site in ("same-origin", "none"):
+            return
+    else:
+        origin = request.headers.get("origin")
+        if origin is None or origin == base_url(context.settings, request):
+            return
+    raise Problem(403, "This request came from another site.")
+
+
+SESSION_COOKIE = "openregistry-session"
+
+
+def cookie_name(request: Request) -> str:
+    """The session's cookie: bound to this host alone where browsers let it (RFC 6265bis,
+    section 4.1.3.2)."""
+    return f"__Host-{SESSION_COOKIE}" if request.secure else SESSION_COOKIE
+
+
+def _caller(context: "Context", access: Accounts, request: Request) -> tuple[Subject, str | None]:
+    """Who calls, and the id of the session that it came by."""
+    if request.headers.get("authorization"):
+        try:
+            subject = access.authenticator.subject(request, fresh=True) or NOBODY
+            if subject.claims is not None:
+                raise Unauthorized("A registry token is for /v2/ alone: send an access token.")
+            access.check(subject)
+        except Unauthorized as error:
+            field = challenge(context.settings, request)
+            raise Problem(401, error.message, headers=[field]) from None
+        return subject, None
+    try:
+        cookies = SimpleCookie(request.headers.get("cookie", ""))
+    except CookieError:
+        return NOBODY, None
+    if (cookie := cookies.get(cookie_name(request))) is None:
+        return NOBODY, None
+    found = sessions.find(context.database, cookie.value)
+    return (NOBODY, None) if found is None else (Subject(found.account_id), found.id)
+
+
+def _authorised(call: Call, operation: Operation) -> Standing | None:
+    """Whose the path's account is. Raises a problem where the caller may not do this."""
+    needs, subject = operation.needs, call.subject
+    if needs is Needs.NOTHING:
+        return None
+    if needs in (Needs.REPOSITORY_READ, Needs.REPOSITORY_ADMIN):
+        _check_repository(call, needs)
+        return None
+    account = call.account
+    if needs is Needs.PERSON and subject.credential:
+        raise Problem(403, "An access token cannot do this: sign in.")
+    if needs is Needs.ADMINISTRATOR:
+        if subject.credential or not permissions.is_administrator(call.context.database, account):
+            raise Problem(403, "Only an administrator of the registry may do this.")
+        return None
+    if needs in (Needs.ACCOUNT_READ, Needs.ACCOUNT_ADMIN):
+        return _standing(call, needs)
+    return None
+
+
+def _standing(call: Call, needs: Needs) -> Standing:
+    name = call.params["account"]
+    found = permissions.standing(call.context.database, call.subject.account, name)
+    action = needs.value.partition(":")[2]
+    least = permissions.ADMIN if needs is Needs.ACCOUNT_ADMIN else permissions.READ
+    if found is None or found.role == permissions.NONE:
+        raise Problem(404, "There is no such account, or it is not yours to see.")
+    if found.role < least:
+        raise Problem(403, "Only an owner may do this.")
+    if call.subject.credential and action not in _scoped(call, "account", name):
+        raise Problem(403, f"This token lacks the scope account:{name}:{action}.")
+    return found
+
+
+def _check_repository(call: Call, needs: Needs) -> None:
+    name, action = call.params["repository"], needs.value.partition(":")[2]
+    may = call.access.actions(call.subject, name)
+    if action in may:
+        return
+    if "pull" in may:
+        raise Problem(403, "Only an administrator of the repository may do this.")
+    if call.subject.account is None:
+        raise call.unauthorized()
+    raise NameUnknown("There is no such repository, or it is not yours to know of.")
+
+
+def _scoped(call: Call, kind: str, name: str) -> frozenset[str]:
+    """What the caller's access token allows with a thing of that name."""
+    subject = call.subject
+    held = permissions.decide(call.context.database, subject.account, subject.credential, "")
+    return scopes.allowed(scopes.parse(held.scopes or ()), kind, name)
+
+
+def _body(operation: Operation, request: Request) -> Any:
+    if operation.body is None:
+        return None
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != JSON:
+        raise Problem(415, "The body is application/json.")
+    if len(request.body) > LARGEST_BODY:
+        raise Problem(413, f"The body has at most {LARGEST_BODY} bytes.")
+    try:
+        return msgspec.json.decode(request.body, type=operation.body)
+    except msgspec.ValidationError as error:
+        raise problems.invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem(400, f"The body is no JSON: {error}") from None
+
+
+def _query(operation: Operation, request: Request) -> Any:
+    if operation.query is None:
+        return None
+    try:
+        return msgspec.convert(dict(request.query), operation.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise problems.invalid(f"The query is wrong: {error}") from None

@@ -1,0 +1,87 @@
+"""Browsers that are signed in. A cookie is 32 random bytes, kept hashed."""
+
+import hashlib
+import secrets
+import uuid
+from typing import Any, NamedTuple
+
+from chalicelib.metadata.database import Runner
+
+SECONDS = 14 * 86400
+"""How long a session lasts that is not used."""
+
+_ACTIVE = "a.suspended_at IS NULL AND a.deleted_at IS NULL"
+
+
+class Session(NamedTuple):
+    """A browser that is signed in; ``method`` is how."""
+
+    id: str
+    account_id: int
+    method: str
+    created_at: Any
+    used_at: Any
+
+
+def begin(runner: Runner, account_id: int, method: str) -> str:
+    """Sign a browser in; gives its cookie."""
+    cookie = secrets.token_urlsafe(32)
+    runner.run(
+        "INSERT INTO sessions (hash, id, account_id, method, expires_at)"
+        " VALUES (:hash, CAST(:id AS uuid), :account, :method,"
+        " now() + CAST(:seconds AS integer) * interval '1 second')",
+        hash=_hash(cookie),
+        id=str(uuid.uuid4()),
+        account=account_id,
+        method=method,
+        seconds=SECONDS,
+    )
+    return cookie
+
+
+def find(runner: Runner, cookie: str) -> Session | None:
+    """The session of a cookie, which lasts longer for being used."""
+    rows = runner.run(
+        "SELECT s.id, s.account_id, s.method, s.created_at, s.used_at,"
+        " s.used_at < now() - interval '10 minutes'"
+        " FROM sessions s JOIN accounts a ON a.id = s.account_id"
+        f" WHERE s.hash = :hash AND s.expires_at > now() AND {_ACTIVE}",
+        hash=_hash(cookie),
+    )
+    if not rows:
+        return None
+    if rows[0][5]:
+        runner.run(
+            "UPDATE sessions SET used_at = now(),"
+            " expires_at = now() + CAST(:seconds AS integer) * interval '1 second'"
+            " WHERE hash = :hash",
+            hash=_hash(cookie),
+            seconds=SECONDS,
+        )
+    return Session(str(rows[0][0]), *rows[0][1:5])
+
+
+def listed(runner: Runner, account_id: int) -> list[Session]:
+    """An account's sessions, the newest first."""
+    rows = runner.run(
+        "SELECT id, account_id, method, created_at, used_at FROM sessions"
+        " WHERE account_id = :account AND expires_at > now() ORDER BY created_at DESC, id",
+        account=account_id,
+    )
+    return [Session(str(row[0]), *row[1:]) for row in rows]
+
+
+def end(runner: Runner, session_id: str, account_id: int) -> bool:
+    """Sign a browser of an account out; False where there is no such session."""
+    return bool(
+        runner.run(
+            "DELETE FROM sessions WHERE id = CAST(:id AS uuid) AND account_id = :account"
+            " RETURNING 1",
+            id=session_id,
+            account=account_id,
+        )
+    )
+
+
+def _hash(cookie: str) -> bytes:
+    return hashlib.sha256(cookie.encode(errors="surrogateescape")).digest()
