@@ -46,6 +46,8 @@ def style(context: Context, request: Request) -> Response:
 def _file(context: Context, request: Request, name: str, media_type: str) -> Response:
     content, etag = _read(name)
     headers = [("ETag", etag), ("Cache-Control", "no-cache"), *_SECURITY]
+    if request.secure:
+        headers.append(("Strict-Transport-Security", "max-age=63072000"))
     if matches(request.headers.get("If-None-Match"), etag):
         return Response(304, headers)
     headers += [("Content-Type", media_type), ("Content-Length", str(len(content)))]

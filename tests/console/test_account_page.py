@@ -417,6 +417,9 @@ def test_security_headers(file: str) -> None:
     assert "unsafe" not in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
+    assert "Strict-Transport-Security" not in headers
+    secure = FILES[file](CONTEXT, Request("GET", file, secure=True)).headers
+    assert int(Headers(list(secure))["Strict-Transport-Security"].removeprefix("max-age="))
 
 
 def test_nothing_inline_runs(page: Page, errors: list[str]) -> None:
