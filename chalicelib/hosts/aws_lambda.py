@@ -131,6 +131,8 @@ def request_from(event: Mapping[str, Any]) -> Request:
         headers=Headers([*fields, ("Content-Length", str(len(data)))]),
         body=data,
         client=event["requestContext"].get("identity", {}).get("sourceIp") or "",
+        # API Gateway speaks nothing else.
+        secure=True,
     )
 
 

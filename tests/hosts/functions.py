@@ -166,6 +166,7 @@ class Program:
             "query": {name: request.query.all(name) for name in request.query},
             "headers": dict(request.headers),
             "client": request.client,
+            "secure": request.secure,
             "size": len(request.body),
             "sha256": hashlib.sha256(request.body).hexdigest(),
             "worker": os.getpid(),
@@ -189,6 +190,8 @@ def main(port: int, workers: int, pairs: Sequence[str]) -> None:
         if dot:
             target = importlib.import_module(f"chalicelib.hosts.harness.{module}")
             setattr(target, constant, type(getattr(target, constant))(value))
+        elif name == "trusted_proxies":
+            values[name] = tuple(value.split(","))
         else:
             values[name] = Path(value) if name.startswith("tls") else int(value)
     log.configure("info")

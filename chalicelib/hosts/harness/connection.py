@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import httptools
 
-from chalicelib import endpoints
+from chalicelib import addresses, endpoints
 from chalicelib.hosts.harness import sending
 from chalicelib.hosts.harness.body import Body, BodyError
 from chalicelib.hosts.harness.functions import Turn
@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._client = ""
         self._secure = False
+        self._proxied = False
         # What is being parsed.
         self._target = b""
         self._fields: list[tuple[str, str]] = []
@@ -129,6 +130,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self._client = str(peer[0]) if peer else ""
+        self._proxied = addresses.is_in(self._client, self._worker.proxies)
         self._secure = transport.get_extra_info("sslcontext") is not None
         if not self._secure:
             # With no bytes allowed to wait, `_blocked` tells whether any do.
@@ -238,6 +240,12 @@ class Connection(asyncio.Protocol):
         path, _, query = target.partition("?")
         if "%" in path:
             path = unquote(path)
+        client, secure = self._client, self._secure
+        if self._proxied:
+            forwarded_for = headers.get("x-forwarded-for")
+            client = addresses.client_address(client, forwarded_for, self._worker.proxies)
+            if scheme := headers.get("x-forwarded-proto"):
+                secure = addresses.is_secure(scheme)
         body = Body(self._loop) if has_body else None
         version = parser.get_http_version()
         exchange = Exchange(
@@ -246,7 +254,8 @@ class Connection(asyncio.Protocol):
                 path,
                 Query(query),
                 headers,
-                client=self._client,
+                client=client,
+                secure=secure,
             ),
             target,
             self._worker.identify(headers.get("x-request-id")),

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import uvloop
 
+from chalicelib.addresses import networks
 from chalicelib.hosts.harness import log
 from chalicelib.hosts.harness.connection import Connection, Exchange
 from chalicelib.hosts.harness.functions import Functions
@@ -58,6 +59,7 @@ class Worker:
     ) -> None:
         self.functions = functions
         self.body_timeout = settings.body_timeout
+        self.proxies = networks(settings.trusted_proxies)
         self.connections: set[Connection] = set()
         self.draining = False
         self._yielding = False
