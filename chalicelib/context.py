@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from chalicelib.http import Request
 from chalicelib.identity import Policy
 from chalicelib.identity.capabilities import Capabilities
+from chalicelib.mail import Mailer
 from chalicelib.metadata import repositories
 from chalicelib.metadata.database import Database
 from chalicelib.settings import Settings
@@ -22,6 +23,7 @@ class Context:
     store: ObjectStore
     access: Policy
     capabilities: Capabilities
+    mailer: Mailer
     head_by_redirect: bool = False
 
     def new_repository(self, request: Request) -> repositories.New:

@@ -11,7 +11,7 @@ import importlib
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
@@ -151,7 +151,7 @@ def answer(context: "Context", request: Request) -> Response:
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
         response = problems.response(500, "The registry failed; its log says why.")
-    return Response(response.status, [*response.headers, *security_headers(request)], response.body)
+    return replace(response, headers=[*response.headers, *security_headers(request)])
 
 
 def security_headers(request: Request) -> list[tuple[str, str]]:
@@ -185,9 +185,10 @@ def _answered(context: "Context", request: Request) -> Response:
         result = Answer(result)
     status = result.status or operation.status
     if result.body is None and operation.answer is None:
-        return Response(204 if status == 200 else status, list(result.headers))
+        status = 204 if status == 200 else status
+        return Response(status, list(result.headers), subject=subject.id)
     headers = [("Content-Type", JSON), *result.headers]
-    return Response(status, headers, msgspec.json.encode(result.body))
+    return Response(status, headers, msgspec.json.encode(result.body), subject.id)
 
 
 @cache

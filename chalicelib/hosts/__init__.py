@@ -24,6 +24,7 @@ def build_context(
     from chalicelib.identity.capabilities import Capabilities
     from chalicelib.identity.keys import Keys
     from chalicelib.identity.open import Open
+    from chalicelib.mail import open_mailer
     from chalicelib.settings import SettingsError, secret_key
     from chalicelib.storage import open_store
 
@@ -45,6 +46,7 @@ def build_context(
         database=database,
         store=open_store(settings),
         capabilities=Capabilities(keys, settings.upload_expiry),
+        mailer=open_mailer(settings),
         head_by_redirect=head_by_redirect,
     )
 

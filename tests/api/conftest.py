@@ -1,0 +1,75 @@
+"""A registry with accounts, called as its hosts call it."""
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chalicelib.context import Context
+from chalicelib.hosts import build_context
+from chalicelib.identity import users
+from chalicelib.metadata.migrate import migrate
+from chalicelib.settings import Settings
+from tests.client import Answer, CoreClient
+from tests.servers import Postgres
+
+PASSWORD = "a password: with ünusual characters"
+
+
+@dataclass(frozen=True)
+class World:
+    """A registry of its own with the users alice, bob and root, the last an administrator."""
+
+    context: Context
+    client: CoreClient
+    ids: Mapping[str, int]
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, by: str = "", **headers: str
+    ) -> Answer:
+        """Call the API: JSON, by a user with their password, or by nobody."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        if by:
+            fields["Authorization"] = basic(by, PASSWORD)
+        if body is not None:
+            fields["Content-Type"] = "application/json"
+        data = b"" if body is None else json.dumps(body).encode()
+        return self.client.request(method, f"/api/v1{path}", data, fields)
+
+
+def basic(name: str, password: str) -> str:
+    """The Authorization field of Basic authentication."""
+    return "Basic " + b64encode(f"{name}:{password}".encode()).decode()
+
+
+@pytest.fixture
+def world(postgres: Postgres, tmp_path: Path) -> Iterator[World]:
+    url = postgres.new_database()
+    migrate(url)
+    settings = Settings.from_environment(
+        {
+            "OPENREGISTRY_ACCESS": "accounts",
+            "OPENREGISTRY_DATABASE_URL": url,
+            "OPENREGISTRY_DATA_DIR": str(tmp_path),
+            "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
+        }
+    )
+    context = build_context(settings)
+    ids = {
+        name: users.create(
+            context.database,
+            name,
+            f"{name}@example.org",
+            PASSWORD,
+            by="operator",
+            email_verified=True,
+            administrator=name == "root",
+        )
+        for name in ("alice", "bob", "root")
+    }
+    yield World(context, CoreClient(context), ids)
+    context.database.close()
