@@ -125,7 +125,11 @@ def _origin(text: str) -> str:
 
 def _url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if urlsplit(text).scheme not in schemes:
+        try:
+            scheme = urlsplit(text).scheme
+        except ValueError:  # whose own text would repeat the password
+            raise ValueError("is no URL") from None
+        if scheme not in schemes:
             raise ValueError("must begin with " + " or ".join(f"{scheme}://" for scheme in schemes))
         return text
 
@@ -599,7 +603,7 @@ def _wrong_data_dir(settings: Settings, error: OSError) -> SettingsError:
 def _masked(text: str) -> str:
     """A URL without its password and keys; of any other secret, nothing."""
     url = urlsplit(text)
-    if not url.scheme or not url.netloc + url.path:
+    if not url.scheme or not url.netloc + url.path or url.fragment:
         return "***"
     account, at, host = url.netloc.rpartition("@")
     name, colon, _ = account.partition(":")

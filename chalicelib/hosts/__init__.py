@@ -88,13 +88,15 @@ def opened_database(settings: "Settings") -> "Iterator[Database]":
 
 
 def check_folders(settings: "Settings") -> None:
-    """Raise ``SettingsError`` where STORAGE_URL is wrong, or where it or DATA_DIR names what cannot
+    """Raise ``SettingsError`` where STORAGE_URL or a MAIL setting is wrong, or where it or DATA_DIR names what cannot
     be a folder to write into. Makes nothing."""
+    from chalicelib.mail import open_mailer
     from chalicelib.settings import SettingsError, check_data_dir, check_folder
     from chalicelib.storage import open_store
     from chalicelib.storage.filesystem import FileStore
 
     store = open_store(settings)
+    open_mailer(settings)
     if not (settings.database_url and settings.storage_url and settings.secret_key):
         check_data_dir(settings)
     if isinstance(store, FileStore):
