@@ -88,8 +88,8 @@ def opened_database(settings: "Settings") -> "Iterator[Database]":
 
 
 def check_folders(settings: "Settings") -> None:
-    """Raise ``SettingsError`` where STORAGE_URL or a MAIL setting is wrong, or where it or DATA_DIR names what cannot
-    be a folder to write into. Makes nothing."""
+    """Raise ``SettingsError`` where STORAGE_URL or a mail setting is wrong, or where STORAGE_URL or
+    DATA_DIR names what cannot be a folder to write into. Makes nothing."""
     from chalicelib.mail import open_mailer
     from chalicelib.settings import SettingsError, check_data_dir, check_folder
     from chalicelib.storage import open_store
