@@ -9,6 +9,7 @@ has been signed in to before. For these the failures of that pair alone are coun
 can lock out an owner but from the owner's own address.
 """
 
+import hashlib
 import hmac
 import json
 import math
@@ -165,7 +166,9 @@ class Limits:
             self._failed.add(key, counter.seconds)
 
     def _key(self, *parts: str) -> bytes:
-        return hmac.digest(self._secret, json.dumps(parts).encode(), "sha256")
+        """A keyed hash (RFC 7693), without whose key nobody finds out whom it stands for."""
+        text = json.dumps(parts).encode()
+        return hashlib.blake2b(text, key=self._secret, digest_size=32).digest()
 
     # Pulling.
 
