@@ -28,6 +28,7 @@ def test_the_root_of_the_api() -> None:
     assert (request.method, request.path, dict(request.query)) == ("GET", "/v2/", {})
     assert request.headers["authorization"] == "Basic dGVzdGVyOmNvcnJlY3QgaG9yc2U="
     assert request.client == "198.51.100.7"
+    assert request.secure
     assert request.body == b""
 
 
