@@ -1,7 +1,8 @@
 """A small program of functions, which the tests of the harness run instead of the registry.
 
-`python -m tests.hosts.functions PORT WORKERS NAME=VALUE…`: the pairs set constants of the harness,
-like `connection.HEAD_SECONDS=1`, and settings, like `body_timeout=1`.
+`python -m tests.hosts.functions DIRECTORY PORT WORKERS NAME=VALUE…`: the pairs set constants of the
+harness, like `connection.HEAD_SECONDS=1`, and settings, like `body_timeout=1`. The directory holds
+what the functions note, and the gates that the tests open (`tests.hosts.program`).
 """
 
 import hashlib
@@ -12,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from chalicelib.endpoints import Body
@@ -32,11 +34,11 @@ def content(size: int) -> bytes:
 class Pieces:
     """A stream that tells whether it was closed."""
 
-    def __init__(self, size: int, piece: int, fail_after: int, events: list[str]) -> None:
+    def __init__(self, size: int, piece: int, fail_after: int, note: Callable[[str], None]) -> None:
         self._size = size
         self._piece = piece
         self._fail_after = fail_after
-        self._events = events
+        self._note = note
 
     def __iter__(self) -> Iterator[bytes]:
         block = content(self._piece + len(PATTERN))
@@ -47,17 +49,17 @@ class Pieces:
             yield block[first : first + min(self._piece, self._size - start)]
 
     def close(self) -> None:
-        self._events.append("closed")
+        self._note("closed")
 
 
 class Hashing:
     """A receiver that counts and hashes, and tells what was called."""
 
-    def __init__(self, request: Request, events: list[str]) -> None:
+    def __init__(self, request: Request, note: Callable[[str], None]) -> None:
         query = request.query
         self._pause = float(query.get("pause", 0))
         self._refuse_after = int(query.get("refuse_after", 1 << 60))
-        self._events = events
+        self._note = note
         self._hash = hashlib.sha256()
         self._size = 0
         self._feeds = 0
@@ -66,7 +68,8 @@ class Hashing:
 
     def feed(self, pieces: Sequence[Piece]) -> None:
         if not self._busy.acquire(blocking=False):
-            self._events.append("OVERLAP")
+            self._note("OVERLAP")
+        self._note("feed")
         time.sleep(self._pause)
         self._feeds += 1
         size = sum(map(len, pieces))
@@ -79,7 +82,7 @@ class Hashing:
             raise RegistryError("Too much.", code="TOO_MUCH", status=416)
 
     def finish(self) -> Response:
-        self._events.append(f"finished {self._size}")
+        self._note(f"finished {self._size}")
         result = {
             "size": self._size,
             "sha256": self._hash.hexdigest(),
@@ -90,8 +93,8 @@ class Hashing:
 
     def abort(self) -> None:
         if self._busy.locked():
-            self._events.append("OVERLAP")
-        self._events.append(f"aborted {self._size}")
+            self._note("OVERLAP")
+        self._note(f"aborted {self._size}")
 
 
 class Program:
@@ -99,10 +102,10 @@ class Program:
 
     limit = 100_000
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "file"
+    def __init__(self, directory: Path, file: Path) -> None:
+        self._directory = directory
+        self._file = file
         self._file.write_bytes(content(200_000_000))
-        self._events: list[str] = []
 
     def wants(self, request: Request) -> Body:
         if request.path.startswith("/whole"):
@@ -123,20 +126,17 @@ class Program:
 
     def act(self, request: Request) -> Response:
         query, path = request.query, request.path
-        if path == "/events":
-            return Response(200, body=json.dumps(self._events).encode())
         if path.startswith("/file"):
             offset, length = int(query.get("offset", 0)), int(query["length"])
             file = self._file.open("rb")
             return Response(200, _length(length), FileRegion(file, offset, length))
         if path.startswith("/pieces"):
             size = int(query["size"])
-            pieces = Pieces(
-                size, int(query["piece"]), int(query.get("fail_after", size)), self._events
-            )
+            fail_after = int(query.get("fail_after", size))
+            pieces = Pieces(size, int(query["piece"]), fail_after, partial(self._note, request))
             return Response(200, _length(size + int(query.get("more", 0))), pieces)
         if path.startswith("/sleep") or "/blobs/" in path:
-            time.sleep(float(query["seconds"]))
+            self._wait(request)
         if path.startswith("/status"):
             return Response(int(query["status"]), body=query.get("body", "").encode())
         if path.startswith("/header"):
@@ -153,11 +153,26 @@ class Program:
     def receive(self, request: Request) -> Receiver | Response:
         if "refuse" in request.query:
             return RegistryError("Not you.", code="DENIED", status=403).response()
-        self._events.append("received")
-        return Hashing(request, self._events)
+        self._note(request, "received")
+        return Hashing(request, partial(self._note, request))
 
     def work(self) -> None:
-        self._events.append("worked")
+        self._note(Request("-", "-"), "worked")
+
+    def _note(self, request: Request, event: str) -> None:
+        """Tell the test that gave the request its name."""
+        with (self._directory / "events").open("a") as events:
+            events.write(json.dumps([request.query.get("name", ""), event]) + "\n")
+
+    def _wait(self, request: Request) -> None:
+        """For so many seconds, or until the test opens the gate of that name."""
+        self._note(request, "waits")
+        if seconds := request.query.get("seconds"):
+            time.sleep(float(seconds))
+            return
+        gate = self._directory / f"gate-{request.query['gate']}"
+        while not gate.exists():
+            time.sleep(0.02)
 
     def _seen(self, request: Request) -> Response:
         seen = {
@@ -181,7 +196,7 @@ def _length(size: int) -> list[tuple[str, str]]:
     return [("Content-Length", str(size))]
 
 
-def main(port: int, workers: int, pairs: Sequence[str]) -> None:
+def main(directory: Path, port: int, workers: int, pairs: Sequence[str]) -> None:
     """Serve the program."""
     values: dict[str, object] = {"body_timeout": 60, "shutdown_timeout": 20}
     for pair in pairs:
@@ -197,12 +212,12 @@ def main(port: int, workers: int, pairs: Sequence[str]) -> None:
     log.configure("info")
     settings = Settings(listen=Address("127.0.0.1", port), **values)  # type: ignore[arg-type]
     with (
-        tempfile.TemporaryDirectory() as directory,
+        tempfile.TemporaryDirectory() as temporary,
         supervisor.listen(settings.listen) as listener,
     ):
-        program = Program(Path(directory))
+        program = Program(directory, Path(temporary, "file"))
         supervisor.Supervisor(program, settings, listener, workers).run()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -1,12 +1,12 @@
 """The program of ``tests.hosts.functions`` in processes of its own."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from tests.hosts.wire import Answer, Wire
+from tests.hosts.wire import Answer, Wire, until
 from tests.servers import Server, answers, free_port, stopping
 
 
@@ -22,10 +22,12 @@ class Program(Server):
         self._workers = workers
         self._pairs = pairs
         self._environment = environment
+        self._events = directory / "events"
+        self._events.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
         program = [sys.executable, "-m", "tests.hosts.functions"]
-        return [*program, str(self.port), str(self._workers), *self._pairs]
+        return [*program, str(self.directory), str(self.port), str(self._workers), *self._pairs]
 
     def environment(self) -> Mapping[str, str]:
         return {**self._environment, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -44,9 +46,23 @@ class Program(Server):
         with Wire(self.port) as wire:
             return wire.get(target, "Connection: close")
 
-    def events(self) -> list[Any]:
-        """What the functions of the one worker have noted."""
-        return list(self.get("/events").json())
+    def events(self, name: str | None = None) -> list[str]:
+        """What the functions have noted about requests with `name=…` in their query, or about all
+        of them."""
+        if not self._events.exists():
+            return []
+        lines = self._events.read_text().split("\n")[:-1]
+        return [event for whose, event in map(json.loads, lines) if name in (None, whose)]
+
+    def wait_for(self, name: str, event: str, count: int = 1) -> None:
+        """Wait until an event was noted so often about requests of that name."""
+        for _ in until():
+            if self.events(name).count(event) >= count:
+                break
+
+    def open_gate(self, name: str) -> None:
+        """Let requests go on that wait with `gate=…` in their query."""
+        (self.directory / f"gate-{name}").touch()
 
     def workers(self) -> list[int]:
         """The processes that the supervisor started."""

@@ -121,7 +121,7 @@ class Wire:
         self._read += data
 
 
-def until(seconds: float = 10, pause: float = 0.02) -> Iterator[None]:
+def until(seconds: float = 30, pause: float = 0.02) -> Iterator[None]:
     """Try again until a condition holds: `for _ in until(): if …: break`, else AssertionError."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
