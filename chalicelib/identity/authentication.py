@@ -106,7 +106,8 @@ class Authenticator:
         held = accounts.secret(self._database, name)
         if known is not None and held is not None and held.password_hash == known.password_hash:
             return self._remember(proof, known._replace(epoch=epoch))
-        account = name.lower()
+        # Whether it was named by its name or its email, it is one account that is guessed at.
+        account = f"account:{held.account_id}" if held else name.lower()
         self._limits.check_sign_in(address, account)
         against = held.password_hash if held else None
         if not passwords.verify(password, against) or held is None:
