@@ -103,6 +103,8 @@ class Registry:
         return endpoints.receive(self.context, request)
 
     def work(self) -> None:
+        from chalicelib.metadata import expiry
         from chalicelib.registry import uploads
 
         uploads.expire(self.context)
+        expiry.expire(self.context.database)
