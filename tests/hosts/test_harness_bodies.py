@@ -38,12 +38,12 @@ def digest(data: bytes) -> str:
 def end(program: Program, name: str) -> str:
     """What became of the streamed body of the one request of that name, once it is known."""
     for _ in until():
-        first, *feeds, last = program.events(name) or ["nothing", "yet"]
-        if last.startswith(("aborted", "finished")):
+        events = program.events(name)
+        if events and events[-1].startswith(("aborted", "finished")):
             break
-    assert first == "received"
-    assert set(feeds) <= {"feed"}
-    return last
+    assert events[0] == "received"
+    assert set(events[1:-1]) <= {"feed"}
+    return events[-1]
 
 
 # Streamed.
