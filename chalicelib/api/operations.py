@@ -136,6 +136,13 @@ class Page(msgspec.Struct, Generic[T]):
     next: str | None = None
 
 
+def page(items: list[T], limit: int, key: Callable[[T], object]) -> Page[T]:
+    """The page of a list whose caller asked for one item more than ``limit``. ``key`` is what the
+    next page comes after."""
+    shown = items[:limit]
+    return Page(shown, str(key(shown[-1])) if len(items) > limit else None)
+
+
 def answer(context: "Context", request: Request) -> Response:
     """Answer a request to the API. Never raises."""
     try:
