@@ -47,7 +47,7 @@ Function = Callable[[Context, Request], Receiver | Response]
 class Endpoint:
     """A row of the table. ``by_capability``: the path holds an upload, and its signed capability
     decides instead of credentials. ``waits``: a GET may wait for storage, for
-    however long that takes."""
+    however long that takes. ``pulls``: a GET is a pull, and counts as one."""
 
     methods: tuple[str, ...]
     path: str
@@ -56,6 +56,7 @@ class Endpoint:
     body: Body = Body.NONE
     by_capability: bool = False
     waits: bool = False
+    pulls: bool = False
 
 
 def health(_context: Context, _request: Request) -> Response:
@@ -102,7 +103,8 @@ ENDPOINTS = (
     Endpoint(("GET", "HEAD"), f"{_R}/tags/list", tags.list_tags, Permission.PULL),
     Endpoint(("GET", "HEAD"), f"{_R}/referrers/{{digest}}", referrers.list_referrers,
              Permission.PULL),
-    Endpoint(("GET", "HEAD"), f"{_R}/manifests/{{reference}}", manifests.get, Permission.PULL),
+    Endpoint(("GET", "HEAD"), f"{_R}/manifests/{{reference}}", manifests.get, Permission.PULL,
+             pulls=True),
     Endpoint(("PUT",), f"{_R}/manifests/{{reference}}", manifests.put, Permission.PUSH,
              Body.BUFFERED),
     Endpoint(("DELETE",), f"{_R}/manifests/{{reference}}", manifests.delete, Permission.DELETE),
@@ -133,8 +135,14 @@ _WAITING = [pattern for endpoint, pattern in _PATTERNS if endpoint.waits]
 def find(method: str, path: str) -> Endpoint | None:
     """The endpoint of a request, for a host to see how its body is to be read; None where there is
     none (``answer`` says why)."""
+    found = locate(method, path)
+    return found[0] if found else None
+
+
+def locate(method: str, path: str) -> tuple[Endpoint, dict[str, str]] | None:
+    """The endpoint of a request, and the parts of its path."""
     found = _match(method, path)
-    return found[0] if isinstance(found, tuple) else None
+    return found if isinstance(found, tuple) else None
 
 
 def waits(method: str, path: str) -> bool:
@@ -147,9 +155,14 @@ def answer(context: Context, request: Request) -> Response:
     try:
         endpoint, params = _found(request)
         request = _authorised(context, endpoint, request, params)
+        fields: Sequence[tuple[str, str]] = ()
+        if endpoint.pulls and request.method == "GET":
+            fields = context.access.count_pull(request)
         response = endpoint.function(context, request)
         if not isinstance(response, Response):
             raise TypeError("a streamed endpoint is driven by receive")
+        if fields:
+            response = replace(response, headers=[*response.headers, *fields])
     except Exception as error:
         response = _failure(request, error)
     return _finished(request, response)

@@ -1,6 +1,6 @@
 """Who asks, and what they may do. The core asks a ``Policy``; which one answers is a setting."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -60,6 +60,10 @@ class Policy(Protocol):
         """Who may do this; called before any function runs. Raises ``Unauthorized`` with a
         challenge where credentials would help, ``Denied`` or ``NameUnknown`` where they do not,
         and ``Moved`` where the repository has another name now."""
+
+    def count_pull(self, request: "Request") -> Sequence[tuple[str, str]]:
+        """Count a manifest that a subject is about to get; gives header fields for the answer.
+        Raises a 429 where that is one too many."""
 
     def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
         """Whether a subject that was authorised before may do this now: for the source of a

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
 from chalicelib.http import Denied, Moved, NameUnknown, RegistryError, Request, Unauthorized
@@ -56,9 +57,12 @@ class Accounts:
         try:
             return self._authorised(request, permission, repository)
         except Unauthorized as error:
-            why = "insufficient_scope" if error.status == 401 and error.detail else ""
-            error.headers = (challenge(self._settings, request, permission, repository, why),)
+            add_challenge(error, self._settings, request, permission, repository)
             raise
+
+    def count_pull(self, request: Request) -> Sequence[tuple[str, str]]:
+        account = "" if request.subject.account is None else str(request.subject.account)
+        return self.limits.pull(account, request.client)
 
     def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
         action = permission.value
@@ -111,15 +115,11 @@ class Accounts:
         subject = self.authenticator.subject(request, fresh=fresh)
         if subject is None:
             raise Unauthorized("Log in, or get a token: this registry has accounts.")
-        listing = permission is Permission.CATALOG
-        if listing and subject.claims is not None and _CATALOG not in subject.claims:
-            raise _insufficient("This token is not for the catalog.")
+        check_claims(subject, permission, repository)
         if repository is None:
             self.check(subject)
             return subject
         action = permission.value
-        if not _claimed(subject, repository, action):
-            raise _insufficient(f"This token is not for {action} in {repository}.")
         decision = self._decide(subject, action, repository, fresh=fresh)
         if decision.moved is not None and self._readable(subject, decision.moved):
             raise _moved(request, repository, decision.moved, permission)
@@ -163,6 +163,27 @@ class Accounts:
     def _readable(self, subject: Subject, repository: str) -> bool:
         decision = self._decide(subject, "pull", repository, fresh=True)
         return self._allows(decision, subject, "pull", repository)
+
+
+def check_claims(subject: Subject, permission: Permission, repository: str | None) -> None:
+    """Raise ``Unauthorized`` where a registry token was not made out for this."""
+    if permission is Permission.CATALOG:
+        if subject.claims is not None and _CATALOG not in subject.claims:
+            raise _insufficient("This token is not for the catalog.")
+    elif repository is not None and not _claimed(subject, repository, permission.value):
+        raise _insufficient(f"This token is not for {permission.value} in {repository}.")
+
+
+def add_challenge(
+    error: Unauthorized,
+    settings: Settings,
+    request: Request,
+    permission: Permission,
+    repository: str | None,
+) -> None:
+    """Let a refusal say where to get which token, and whether a wider one is needed."""
+    why = "insufficient_scope" if error.detail else ""
+    error.headers = (challenge(settings, request, permission, repository, why),)
 
 
 def _claimed(subject: Subject, repository: str, action: str) -> bool:

@@ -1,5 +1,7 @@
 """Everyone may do everything: for a registry that only its own machine can reach."""
 
+from collections.abc import Sequence
+
 from chalicelib.http import Request
 from chalicelib.identity import NOBODY, Permission, Subject
 from chalicelib.metadata import repositories
@@ -16,6 +18,9 @@ class Open:
         self, request: Request, permission: Permission, repository: str | None
     ) -> Subject:
         return NOBODY
+
+    def count_pull(self, request: Request) -> Sequence[tuple[str, str]]:
+        return ()
 
     def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
         return True
