@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from chalice.app import (
     AuthRequest,
-    AuthResponse,
     CaseInsensitiveMapping,
     Chalice,
     CloudWatchEvent,
@@ -19,7 +18,7 @@ from chalice.app import (
     Response,
 )
 
-from chalicelib.hosts import aws_lambda
+from chalicelib.hosts import aws_authorizer, aws_lambda
 
 # Logs go through the standard library to the handler that Lambda's runtime sets up; with the JSON
 # format (.chalice/resources.yaml) it writes one object a line with the request's id. Powertools'
@@ -37,15 +36,14 @@ def accept_anything(request: Request, get_response: Callable[[Request], Response
     return get_response(request)
 
 
-@app.authorizer(ttl_seconds=3600)
-def challenge(request: AuthRequest) -> AuthResponse:
-    """Let through whoever brings credentials; the functions check them.
+@app.authorizer(ttl_seconds=0)
+def challenge(request: AuthRequest) -> dict[str, Any]:
+    """Refuse registry tokens that will not do; the functions check all credentials.
 
-    It is here for those that bring none: API Gateway turns them away with a 401 of its own, whose
-    ``WWW-Authenticate`` (.chalice/resources.yaml) reaches the client. One in a function's answer
-    is renamed, and `docker login` would not see it.
+    API Gateway itself turns away whoever brings none. Nothing is kept: whether a token will do
+    depends on the path and on the time.
     """
-    return AuthResponse(routes=["*"], principal_id="client")
+    return aws_authorizer.answer(request.token, request.method_arn)
 
 
 @app.route("/v2", methods=METHODS, content_types=["*/*"], authorizer=challenge)
@@ -57,6 +55,27 @@ def base() -> Response:
 @app.route("/v2/{proxy+}", methods=METHODS, content_types=["*/*"], authorizer=challenge)
 def distribution() -> Response:
     """The OCI Distribution Specification."""
+    return aws_lambda.answer(_event())
+
+
+@app.route("/token", methods=["GET", "POST"], content_types=["*/*"])
+@app.route("/.well-known/jwks.json", methods=["GET", "HEAD"], content_types=["*/*"])
+def tokens() -> Response:
+    """Where clients get registry tokens, and the keys that these are signed with."""
+    return aws_lambda.answer(_event())
+
+
+@app.route("/api/v1/{proxy+}", methods=METHODS, content_types=["*/*"])
+def api() -> Response:
+    """The JSON API."""
+    return aws_lambda.answer(_event())
+
+
+@app.route("/account", methods=["GET", "HEAD"], content_types=["*/*"])
+@app.route("/account.js", methods=["GET", "HEAD"], content_types=["*/*"])
+@app.route("/account.css", methods=["GET", "HEAD"], content_types=["*/*"])
+def account() -> Response:
+    """The page for one's account."""
     return aws_lambda.answer(_event())
 
 

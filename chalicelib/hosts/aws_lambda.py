@@ -95,6 +95,12 @@ def _context() -> "Context":
                 "is needed on Lambda, where no process can keep one for the others: use that of"
                 " the registry's other hosts, or one from `openssl rand -hex 32`",
             )
+        if not settings.public_url:
+            raise SettingsError(
+                "OPENREGISTRY_PUBLIC_URL",
+                "is needed on Lambda, to tell clients where they get tokens: https:// and the"
+                " domain",
+            )
         if not settings.storage_url.startswith("s3://"):
             raise SettingsError(
                 "OPENREGISTRY_STORAGE_URL",

@@ -8,9 +8,10 @@ Its routes are those of ``app.py``, its own answers those of ``.chalice/resource
 import base64
 import hashlib
 import json
+import re
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from http.client import responses as reasons
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,7 +26,6 @@ from tests.hosts.lambda_runtime import (
     FunctionTimeoutError,
     RuntimeApi,
 )
-from tests.servers import free_port
 
 BODY_LIMIT = 10 * 2**20
 """Bytes of a body ("Quotas for configuring and running a REST API": payload size)."""
@@ -61,18 +61,51 @@ REMAPPED_IN_ANSWER = {
 DROPPED_FROM_ANSWER = {"expect", "proxy-authenticate", "te", "trailer", "transfer-encoding", "via"}
 
 
-def own_answers() -> dict[str, Any]:
-    """The gateway responses that the project's template sets."""
+def own_answers(public_url: str) -> dict[str, Any]:
+    """The gateway responses that the project's template sets, in a stack with this PublicUrl."""
     template = yaml.safe_load((ROOT / ".chalice" / "resources.yaml").read_text())
     body = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
-    answers: dict[str, Any] = body["x-amazon-apigateway-gateway-responses"]
+    answers: dict[str, Any] = resolved(
+        body["x-amazon-apigateway-gateway-responses"], {"PublicUrl": public_url}
+    )
     return answers
+
+
+def resolved(value: Any, parameters: Mapping[str, str]) -> Any:
+    """A part of a template with what CloudFormation's functions make of the parameters."""
+    if isinstance(value, list):
+        return [resolved(item, parameters) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"Ref": name}:
+            return parameters[name]
+        case {"Fn::Sub": [text, variables]}:
+            known = {**parameters, **resolved(variables, parameters)}
+            return re.sub(r"\${(\w+)}", lambda found: known[found[1]], text)
+        case {"Fn::Split": [separator, text]}:
+            return resolved(text, parameters).split(separator)
+        case {"Fn::Select": [index, items]}:
+            return resolved(items, parameters)[index]
+    return {key: resolved(item, parameters) for key, item in value.items()}
+
+
+def resource_of(path: str, resources: Collection[str]) -> str | None:
+    """The resource that a path belongs to; a slash at the end makes no difference."""
+    bare = path.rstrip("/") or "/"
+    if bare in resources:
+        return bare
+    for resource in resources:
+        if resource.endswith("/{proxy+}") and bare.startswith(resource[: -len("{proxy+}")]):
+            return resource
+    return None
 
 
 class ApiGateway(ThreadingHTTPServer):
     """The API: an HTTP server on loopback that invokes the function for every request.
 
-    ``routes`` maps resource paths to methods and the name of the authorizer or None.
+    ``routes`` maps resource paths to methods and the name of the authorizer or None. The authorizer
+    is of type TOKEN, and its answers are not kept (a TTL of 0).
     """
 
     daemon_threads = True
@@ -83,39 +116,30 @@ class ApiGateway(ThreadingHTTPServer):
         function: RuntimeApi,
         authorizer: RuntimeApi,
         routes: Mapping[str, Mapping[str, str | None]],
+        port: int,
     ) -> None:
-        super().__init__(("127.0.0.1", free_port()), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
         self.function = function
         self.authorizer = authorizer
         self.routes = routes
-        self.own_answers = own_answers()
-        self.policies: dict[str, bool] = {}
-        self.host = f"127.0.0.1:{self.server_port}"
+        self.host = f"127.0.0.1:{port}"
+        self.own_answers = own_answers(f"http://{self.host}")
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def resource(self, path: str) -> str | None:
-        """The resource that a path belongs to; a slash at the end makes no difference."""
-        bare = path.rstrip("/") or "/"
-        if bare in self.routes:
-            return bare
-        for resource in self.routes:
-            if resource.endswith("/{proxy+}") and bare.startswith(resource[: -len("{proxy+}")]):
-                return resource
-        return None
-
-    def admits(self, token: str, arn: str) -> bool:
-        """Whether the authorizer lets a client with this token in. Its answer is kept."""
-        if token not in self.policies:
-            event = {"type": "TOKEN", "authorizationToken": token, "methodArn": arn}
-            try:
-                policy = self.authorizer.invoke(event)
-                [statement] = policy["policyDocument"]["Statement"]
-                self.policies[token] = statement["Effect"] == "Allow"
-            except FunctionError as error:
-                if json.loads(str(error))["errorMessage"] != "Unauthorized":
-                    raise
-                return False
-        return self.policies[token]
+    def refusal(self, token: str, arn: str) -> tuple[str, dict[str, str]] | None:
+        """Why a request with this token is turned away: the kind of the answer, and the
+        authorizer's context for it. A header field that is empty never reaches the authorizer."""
+        if not token:
+            return "UNAUTHORIZED", {}
+        event = {"type": "TOKEN", "authorizationToken": token, "methodArn": arn}
+        policy = self.authorizer.invoke(event)
+        [statement] = policy["policyDocument"]["Statement"]
+        assert statement["Action"] == "execute-api:Invoke"
+        assert statement["Resource"] == "*"
+        if statement["Effect"] == "Allow":
+            return None
+        assert all(isinstance(value, str) for value in policy["context"].values())
+        return "ACCESS_DENIED", policy["context"]
 
 
 class Front(BaseHTTPRequestHandler):
@@ -188,7 +212,7 @@ class _Handler(Front):
         if body is None:
             return self.answer_alone("REQUEST_TOO_LARGE", 413, "Request Too Long")
         url = urlsplit(self.path)
-        resource = self.server.resource(url.path)
+        resource = resource_of(url.path, self.server.routes)
         if resource is None or self.command not in self.server.routes[resource]:
             return self.answer_alone(
                 "MISSING_AUTHENTICATION_TOKEN", 403, "Missing Authentication Token"
@@ -196,8 +220,11 @@ class _Handler(Front):
         if self.server.routes[resource][self.command] is not None:
             token = self.headers.get("Authorization", "").strip()
             arn = f"arn:aws:execute-api:eu-west-1:1:api/prod/{self.command}{url.path}"
-            if not token or not self.server.admits(token, arn):
-                return self.answer_alone("UNAUTHORIZED", 401, "Unauthorized")
+            if refusal := self.server.refusal(token, arn):
+                kind, context = refusal
+                message = "Unauthorized" if kind == "UNAUTHORIZED" else "explicit deny"
+                status = 401 if kind == "UNAUTHORIZED" else 403
+                return self.answer_alone(kind, status, message, context)
         event = self.event(resource, body)
         if len(json.dumps(event)) > PAYLOAD_LIMIT:
             return self.answer_alone("REQUEST_TOO_LARGE", 413, "Request Too Long")
@@ -280,14 +307,22 @@ class _Handler(Front):
             return self.answer_alone("INTEGRATION_FAILURE", 502, "Internal server error")
         return self.write(int(answer["statusCode"]), kept, data)
 
-    def answer_alone(self, kind: str, status: int, message: str) -> None:
-        """An answer that no function gave, as the template shapes it."""
+    def answer_alone(
+        self, kind: str, status: int, message: str, context: Mapping[str, str] | None = None
+    ) -> None:
+        """An answer that no function gave, as the template shapes it. Its fields are constants or
+        variables of the context, in its body variables are replaced and no more (not VTL)."""
+        known = {f"context.authorizer.{name}": value for name, value in (context or {}).items()}
         own = self.server.own_answers.get(kind, {})
         template = own.get("responseTemplates", {}).get("application/json")
         fields = [("Content-Type", "application/json"), ("x-amzn-ErrorType", kind)]
         for target, value in own.get("responseParameters", {}).items():
             assert target.startswith("gatewayresponse.header.")
-            assert value[0] == value[-1] == "'", "a constant stands between apostrophes"
-            fields.append((target.removeprefix("gatewayresponse.header."), value[1:-1]))
-        data = (template or json.dumps({"message": message})).encode()
-        self.write(int(own.get("statusCode", status)), fields, data)
+            name = target.removeprefix("gatewayresponse.header.")
+            if value[0] == value[-1] == "'":
+                fields.append((name, value[1:-1]))
+            elif value in known:
+                fields.append((name, known[value]))
+        text = template or json.dumps({"message": message})
+        text = re.sub(r"\$(context\.[\w.]*\w)", lambda found: known.get(found[1], ""), text)
+        self.write(int(own.get("statusCode", status)), fields, text.encode())

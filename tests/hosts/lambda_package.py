@@ -16,7 +16,7 @@ PROVIDED = {"boto3"}
 """What Lambda's runtime has; leaving it out of the tests' packages saves time."""
 
 
-def package(directory: Path, *, packages: bool = False, htpasswd: Path | None = None) -> Any:
+def package(directory: Path, *, packages: bool = False) -> Any:
     """Make ``directory/out`` with ``deployment.zip``; give the template that goes with it.
 
     With ``packages`` the requirements go in, copied from where the tests run: Chalice would ask
@@ -31,8 +31,6 @@ def package(directory: Path, *, packages: bool = False, htpasswd: Path | None = 
     (project / "requirements.txt").write_text("")
     vendor = project / "vendor"
     vendor.mkdir()
-    if htpasswd is not None:
-        shutil.copy(htpasswd, vendor / "htpasswd")
     if packages:
         names = {requirement.name for requirement in _requirements()} - PROVIDED
         for name in _closure(names):

@@ -8,37 +8,37 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-import bcrypt
 import pytest
 
 from chalicelib.metadata.migrate import migrate
+from tests.accounts import add_user
 from tests.client import Answer, Body, HTTPClient
 from tests.hosts.api_gateway import ApiGateway
 from tests.hosts.lambda_runtime import Function, RuntimeApi
-from tests.servers import S3, Postgres, stopping
+from tests.servers import S3, Postgres, free_port, stopping
 
 USER, PASSWORD = "tester", "correct horse"
 AUTHORIZATION = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
 
 
-def write_htpasswd(directory: Path) -> Path:
-    """A file of credentials with one user in it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / "htpasswd"
-    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    file.write_text(f"{USER}:{hashed}\n")
-    return file
+def migrated(database_url: str) -> str:
+    """The database with its schema, and with ``USER``, who may do everything."""
+    migrate(database_url)
+    settings = {"OPENREGISTRY_DATABASE_URL": database_url}
+    add_user(settings, USER, PASSWORD, administrator=True)
+    return database_url
 
 
 class LambdaRegistry:
     """`with LambdaRegistry(directory, settings) as registry:` serves at ``registry.url``.
 
-    ``settings`` are the functions' environment; without HTPASSWD there is one user, ``USER``.
+    ``settings`` are the functions' environment, ``port`` is where API Gateway listens.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str], *, processes: int = 2) -> None:
+        self.port = free_port()
         self.settings = {
-            "OPENREGISTRY_HTPASSWD": str(write_htpasswd(directory)),
+            "OPENREGISTRY_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "OPENREGISTRY_SECRET_KEY": "a secret for the tests of Lambda",
             "OPENREGISTRY_DATABASE_POOL": "1",  # as in .chalice/resources.yaml
             **settings,
@@ -49,7 +49,7 @@ class LambdaRegistry:
             for number in range(processes)
         ]
         self.processes.append(
-            Function(directory / "challenge", "app.challenge", self.authorizer, {})
+            Function(directory / "challenge", "app.challenge", self.authorizer, self.settings)
         )
         self._stack = ExitStack()
 
@@ -67,7 +67,7 @@ class LambdaRegistry:
                 }
                 for path, methods in app.routes.items()
             }
-            self.front = ApiGateway(self.function, self.authorizer, routes)
+            self.front = ApiGateway(self.function, self.authorizer, routes, self.port)
             stack.callback(self.front.server_close)
             stack.callback(self.front.shutdown)
             self._stack = stack.pop_all()
@@ -81,7 +81,7 @@ class LambdaRegistry:
     @property
     def host(self) -> str:
         """host:port, for clients."""
-        return self.front.host
+        return f"127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
@@ -103,11 +103,10 @@ def lambda_registry(directory: Path, postgres: Postgres, s3_server: S3) -> Itera
     """The registry on Lambda behind API Gateway, both as the tests imitate them; ``.host`` and
     ``.url`` are for clients, who log in as ``USER`` with ``PASSWORD``."""
     settings = {
-        "OPENREGISTRY_DATABASE_URL": postgres.new_database(),
+        "OPENREGISTRY_DATABASE_URL": migrated(postgres.new_database()),
         "OPENREGISTRY_STORAGE_URL": s3_server.new_storage_url(),
         **s3_server.environment(),
     }
-    migrate(settings["OPENREGISTRY_DATABASE_URL"])
     with LambdaRegistry(directory / "lambda", settings) as registry:
         yield registry
 

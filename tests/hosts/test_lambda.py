@@ -2,24 +2,30 @@
 real runtime."""
 
 import json
+import time
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from chalicelib.identity.htpasswd import CHALLENGE
-from chalicelib.metadata.migrate import migrate
+from chalicelib.identity import Subject
+from chalicelib.identity.keys import Keys
+from chalicelib.identity.registry_tokens import RegistryTokens
+from tests.accounts import create_token, set_visibility
 from tests.client import (
     HTTPClient,
     begin,
     push_blob,
+    push_image,
     push_manifest,
     sha256,
     with_query,
 )
 from tests.conftest import need
-from tests.hosts.lambda_registry import PASSWORD, USER, LambdaRegistry, LoggedIn
+from tests.hosts.lambda_registry import PASSWORD, USER, LambdaRegistry, LoggedIn, migrated
 from tests.hosts.lambda_runtime import Function, RuntimeApi
 from tests.images import layout_contents, make_bytes, make_image, write_layout
 from tests.servers import DockerEngine, Postgres, Registry, run, stopping
@@ -37,11 +43,16 @@ def stranger(lambda_registry: LambdaRegistry) -> HTTPClient:
     return HTTPClient(lambda_registry.host)
 
 
+def challenge(host: str, *more: str) -> str:
+    """What a 401 is to say."""
+    return ",".join([f'Bearer realm="http://{host}/token"', f'service="{host}"', *more])
+
+
 @pytest.mark.parametrize("path", ["/v2/", "/v2", "/v2/a/manifests/latest"])
 def test_a_stranger_is_challenged(stranger: HTTPClient, path: str) -> None:
     answer = stranger.request("GET", path)
     assert answer.status == 401
-    assert answer.headers["WWW-Authenticate"] == CHALLENGE
+    assert answer.headers["WWW-Authenticate"] == challenge(stranger.host)
     assert answer.code == "UNAUTHORIZED"
 
 
@@ -50,7 +61,133 @@ def test_a_wrong_password_is_refused_by_the_function(stranger: HTTPClient) -> No
     assert answer.status == 401
     assert answer.code == "UNAUTHORIZED"
     assert "WWW-Authenticate" not in answer.headers, "the front is to rename it"
-    assert "x-amzn-Remapped-WWW-Authenticate" in answer.headers
+    remapped = answer.headers["x-amzn-Remapped-WWW-Authenticate"]
+    assert remapped == challenge(stranger.host)
+
+
+def bearer(client: HTTPClient | LoggedIn, *scopes: str) -> dict[str, str]:
+    """The Authorization field with a token from the token server."""
+    query = "&".join(f"scope={scope}" for scope in scopes)
+    answer = client.request("GET", f"/token?{query}")
+    assert answer.status == 200, answer
+    return {"Authorization": f"Bearer {answer.json['token']}"}
+
+
+def test_a_token_does_what_it_was_made_out_for(client: LoggedIn, stranger: HTTPClient) -> None:
+    token = bearer(client, "repository:lambda/token:pull,push")
+    started = stranger.request("POST", "/v2/lambda/token/blobs/uploads/", headers=token)
+    assert started.status == 202, started
+    data = b"by token"
+    target = with_query(started.location, digest=sha256(data))
+    assert stranger.request("PUT", target, data, token).status == 201
+    for path in (sha256(data), sha256(data).replace(":", "%3A")):
+        answer = stranger.request("GET", f"/v2/lambda/token/blobs/{path}", headers=token)
+        assert answer.status == 307, answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "wanted"),
+    [
+        ("PUT", "/v2/lambda/narrow/manifests/1", "repository:lambda/narrow:pull,push"),
+        ("DELETE", "/v2/lambda/narrow/manifests/1", "repository:lambda/narrow:delete"),
+        ("GET", "/v2/lambda/another/manifests/1", "repository:lambda/another:pull"),
+        ("HEAD", "/v2/lambda/another/blobs/sha256%3A12", "repository:lambda/another:pull"),
+        ("POST", "/v2/lambda/another/blobs/uploads/", "repository:lambda/another:pull,push"),
+        ("GET", "/v2/_catalog", "registry:catalog:*"),
+    ],
+)
+def test_a_token_of_too_narrow_a_scope_is_told_which_it_needs(
+    client: LoggedIn, stranger: HTTPClient, method: str, path: str, wanted: str
+) -> None:
+    token = bearer(client, "repository:lambda/narrow:pull")
+    answer = stranger.request(method, path, headers=token)
+    assert answer.status == 401
+    said = challenge(stranger.host, f'scope="{wanted}"', 'error="insufficient_scope"')
+    assert answer.headers["WWW-Authenticate"] == said
+    if method != "HEAD":
+        assert answer.code == "UNAUTHORIZED"
+        assert "This token is not for" in answer.json["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("kind", ["expired", "of another registry", "forged"])
+def test_a_token_that_does_not_hold_is_challenged(
+    kind: str,
+    lambda_registry: LambdaRegistry,
+    stranger: HTTPClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = "another" if kind == "forged" else lambda_registry.settings["OPENREGISTRY_SECRET_KEY"]
+    service = "elsewhere" if kind == "of another registry" else lambda_registry.host
+    if kind == "expired":
+        before = time.time() - 400
+        monkeypatch.setattr(time, "time", lambda: before)
+    grants = [{"type": "repository", "name": "lambda/x", "actions": ["pull"]}]
+    token, _ = RegistryTokens(Keys(secret), service).issue(Subject(1), grants)
+    monkeypatch.undo()
+    answer = stranger.request(
+        "GET", "/v2/lambda/x/tags/list", headers={"Authorization": f"Bearer {token}"}
+    )
+    assert answer.status == 401
+    said = challenge(stranger.host, 'scope="repository:lambda/x:pull"')
+    assert answer.headers["WWW-Authenticate"] == said
+    assert answer.json["errors"][0]["message"] == "This token is not ours, or it has expired."
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v2/nothing", 404, "NOT_FOUND"),
+        ("/v2/a/../b/manifests/latest", 400, "NAME_INVALID"),
+        ("/v2/lambda/x/blobs/uploads/00000000-0000-4000-8000-000000000000?_state=x", 404,
+         "BLOB_UPLOAD_UNKNOWN"),
+    ],
+)  # fmt: skip
+def test_what_no_token_decides_is_for_the_function(
+    stranger: HTTPClient, path: str, status: int, code: str
+) -> None:
+    """Even with a token that does not hold: an upload's Location has its own authority."""
+    answer = stranger.request("GET", path, headers={"Authorization": "Bearer eyJ.x.y"})
+    assert (answer.status, answer.code) == (status, code)
+
+
+def test_a_public_repository_is_for_everyone(
+    client: LoggedIn, stranger: HTTPClient, lambda_registry: LambdaRegistry
+) -> None:
+    image = make_image((500,), "public")
+    for repository in ("lambda/public", "lambda/private"):
+        push_image(client, repository, image, "1")
+    set_visibility(lambda_registry.settings, "lambda/public", "public")
+    token = bearer(stranger, "repository:lambda/public:pull,push", "repository:lambda/private:pull")
+    target = "/v2/lambda/public/manifests/1"
+    assert stranger.request("GET", target, headers=token).body == image.manifest.data
+    assert stranger.request("GET", target.replace("public", "private"), headers=token).status == 401
+    assert stranger.request("PUT", target, image.manifest.data, token).status == 401
+
+
+def test_an_access_token_is_a_password(
+    stranger: HTTPClient, lambda_registry: LambdaRegistry
+) -> None:
+    token = create_token(lambda_registry.settings, USER, "repository:lambda/own/*:pull,push")
+    basic = b64encode(f"anybody:{token}".encode()).decode()
+    for credentials in (f"Basic {basic}", f"Bearer {token}"):
+        headers = {"Authorization": credentials}
+        started = stranger.request("POST", "/v2/lambda/own/a/blobs/uploads/", headers=headers)
+        assert started.status == 202, started
+        denied = stranger.request("POST", "/v2/lambda/a/blobs/uploads/", headers=headers)
+        assert (denied.status, denied.code) == (403, "DENIED")
+
+
+@pytest.mark.parametrize(
+    ("path", "holds"),
+    [
+        ("/.well-known/jwks.json", b'"kty": "OKP"'),
+        ("/api/v1/openapi.json", b'"openapi"'),
+    ],
+)
+def test_what_needs_no_credentials(stranger: HTTPClient, path: str, holds: bytes) -> None:
+    answer = stranger.request("GET", path)
+    assert answer.status == 200, answer
+    assert holds in answer.body
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
@@ -236,15 +373,21 @@ def test_docker_logs_in_pushes_and_pulls(
     assert "unauthorized" in wrong.stdout.lower()
 
 
+def path_of(location: str) -> str:
+    """A Location without the host that it names."""
+    url = urlsplit(location)
+    return f"{url.path}?{url.query}"
+
+
 @pytest.mark.parametrize("last", ["lambda", "harness"])
 def test_an_upload_goes_back_and_forth_between_hosts(
     last: str, lambda_registry: LambdaRegistry, serve: Callable[..., Registry]
 ) -> None:
     """Each request of one upload on the other host: nothing of it is in a process."""
-    harness = serve(**lambda_registry.settings)
+    harness = serve(**lambda_registry.settings, OPENREGISTRY_ACCESS="accounts")
     hosts = {"lambda": LoggedIn(lambda_registry.host), "harness": LoggedIn(harness.host)}
     data = make_bytes(17 * MIB + 5, f"back and forth, {last}")
-    location = begin(hosts["lambda"], "lambda/both")
+    location = path_of(begin(hosts["lambda"], "lambda/both"))
     start = 0
     for host, size in (
         ("harness", 3 * MIB),
@@ -259,7 +402,7 @@ def test_an_upload_goes_back_and_forth_between_hosts(
         fields = {"Content-Range": f"{start}-{start + size - 1}"}
         answer = hosts[host].request("PATCH", location, chunk, fields)
         assert answer.status == 202, answer
-        location, start = answer.location, start + size
+        location, start = path_of(answer.location), start + size
     digest = sha256(data)
     answer = hosts[last].request("PUT", with_query(location, digest=digest), data[start:])
     assert answer.status == 201, answer
@@ -324,5 +467,5 @@ def test_a_database_without_its_migrations_is_told_until_they_are_applied(
         assert [line["message"] for line in it.logs() if line["level"] == "CRITICAL"] == [
             "the database lacks migrations of this release: openregistry migrate"
         ]
-        migrate(database_url)
+        migrated(database_url)
         assert LoggedIn(it.host).request("GET", "/v2/").status == 200

@@ -157,14 +157,13 @@ def test_a_file_that_does_not_fit_is_closed() -> None:
     assert file.closed
 
 
-@pytest.mark.parametrize("missing", ["HTPASSWD", "SECRET_KEY", "DATABASE_URL", "STORAGE_URL"])
+@pytest.mark.parametrize("missing", ["SECRET_KEY", "PUBLIC_URL", "DATABASE_URL", "STORAGE_URL"])
 def test_a_missing_setting_is_named(
-    missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "htpasswd").write_text("tester:$2y$04$" + "a" * 53 + "\n")
     settings = {
-        "HTPASSWD": str(tmp_path / "htpasswd"),
         "SECRET_KEY": "a secret for the tests of Lambda",
+        "PUBLIC_URL": "https://registry.example.org",
         "DATABASE_URL": "postgresql://127.0.0.1/none",
         "STORAGE_URL": "s3://registry/x?region=us-east-1",
     }
@@ -179,6 +178,18 @@ def test_a_missing_setting_is_named(
 
 def test_files_are_no_storage_for_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENREGISTRY_SECRET_KEY", "a secret for the tests of Lambda")
+    monkeypatch.setenv("OPENREGISTRY_PUBLIC_URL", "https://registry.example.org")
     monkeypatch.setenv("OPENREGISTRY_STORAGE_URL", "file:///tmp/blobs")
     answer = aws_lambda.answer(load("base")).to_dict()
     assert "must be s3://bucket/prefix on Lambda" in answer["body"]
+
+
+def test_functions_are_never_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENREGISTRY_ACCESS", "open")
+    monkeypatch.setenv("OPENREGISTRY_SECRET_KEY", "a secret for the tests of Lambda")
+    monkeypatch.setenv("OPENREGISTRY_PUBLIC_URL", "http://127.0.0.1:5000")
+    monkeypatch.setenv("OPENREGISTRY_DATABASE_URL", "postgresql://127.0.0.1/none")
+    monkeypatch.setenv("OPENREGISTRY_STORAGE_URL", "s3://registry/x?region=us-east-1")
+    answer = aws_lambda.answer(load("base")).to_dict()
+    [error] = json.loads(answer["body"])["errors"]
+    assert error["detail"].startswith("OPENREGISTRY_ACCESS: cannot be open")

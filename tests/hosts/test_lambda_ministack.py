@@ -13,13 +13,11 @@ import boto3
 import pytest
 import yaml
 
-from chalicelib.identity.htpasswd import CHALLENGE
-from chalicelib.metadata.migrate import migrate
 from tests.client import HTTPClient
 from tests.conftest import need
-from tests.hosts.api_gateway import Front
+from tests.hosts.api_gateway import Front, resolved
 from tests.hosts.lambda_package import package
-from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, write_htpasswd
+from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, migrated
 from tests.images import layout_contents, make_image, write_layout
 from tests.servers import BIN, Postgres, Server, answers, free_port, run, stopping
 
@@ -72,8 +70,8 @@ class Domain(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, server: Ministack, prefix: str) -> None:
-        super().__init__(("127.0.0.1", free_port()), _Forwarding)
+    def __init__(self, port: int, server: Ministack, prefix: str) -> None:
+        super().__init__(("127.0.0.1", port), _Forwarding)
         self.target = server.port
         self.prefix = prefix
 
@@ -103,23 +101,22 @@ def host(directory: Path, postgres: Postgres) -> Iterator[str]:
     """host:port of the deployed registry."""
     folder = directory / "stack"
     folder.mkdir()
-    template = package(folder, packages=True, htpasswd=write_htpasswd(folder))
-    database = postgres.new_database()
-    migrate(database)
+    template = package(folder, packages=True)
     server = Ministack(directory / "ministack")
+    port = free_port()
     parameters = {
-        "DatabaseUrl": database,
+        "DatabaseUrl": migrated(postgres.new_database()),
         "Bucket": BUCKET,
         "StorageUrl": f"s3://{BUCKET}?region={REGION}&path_style=true&endpoint={server.endpoint}",
         "SecretKey": "a secret for the tests of Lambda",
-        "PublicUrl": "",
+        "PublicUrl": f"http://127.0.0.1:{port}",
     }
     with stopping(server):
         server.start()
         api = deploy(server, template, folder / "out" / "deployment.zip", parameters)
-        with Domain(server, f"/_aws/execute-api/{api}/prod") as domain:
+        with Domain(port, server, f"/_aws/execute-api/{api}/prod") as domain:
             Thread(target=domain.serve_forever, daemon=True).start()
-            yield f"127.0.0.1:{domain.server_port}"
+            yield f"127.0.0.1:{port}"
             domain.shutdown()
 
 
@@ -159,7 +156,8 @@ def deploy(server: Ministack, template: Any, code: Path, parameters: Mapping[str
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
     api = server.client("apigateway")
     identifier: str = outputs["RestAPIId"]
-    for kind, answer in definition["x-amazon-apigateway-gateway-responses"].items():
+    answers = definition["x-amazon-apigateway-gateway-responses"]
+    for kind, answer in resolved(answers, parameters).items():
         api.put_gateway_response(restApiId=identifier, responseType=kind, **answer)
     api.create_deployment(restApiId=identifier, stageName="prod")
     return identifier
@@ -168,7 +166,8 @@ def deploy(server: Ministack, template: Any, code: Path, parameters: Mapping[str
 def test_a_stranger_is_challenged(host: str) -> None:
     answer = HTTPClient(host).request("GET", "/v2/")
     assert answer.status == 401, answer
-    assert answer.headers["WWW-Authenticate"] == CHALLENGE
+    challenge = f'Bearer realm="http://{host}/token",service="{host}"'
+    assert answer.headers["WWW-Authenticate"] == challenge
     assert answer.code == "UNAUTHORIZED"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from app import METHODS
 from chalicelib.endpoints import ENDPOINTS
-from chalicelib.identity.htpasswd import CHALLENGE
+from tests.hosts.api_gateway import resolved, resource_of
 from tests.hosts.lambda_package import package
 
 
@@ -43,6 +43,7 @@ def test_the_package_holds_the_code_and_the_migrations(template: Any, out: Path)
     with zipfile.ZipFile(out / "out" / "deployment.zip") as file:
         names = set(file.namelist())
     assert {"app.py", "chalicelib/endpoints.py", "chalice/app.py"} <= names
+    assert "chalicelib/console/account.html" in names
     assert any(name.startswith("chalicelib/metadata/migrations/") for name in names)
 
 
@@ -70,11 +71,41 @@ def test_clients_without_credentials_are_challenged(template: Any) -> None:
             security = definition(template)["paths"][path][method.lower()]["security"]
             assert security == [{"challenge": []}]
     answer = definition(template)["x-amazon-apigateway-gateway-responses"]["UNAUTHORIZED"]
-    assert answer["responseParameters"] == {
-        "gatewayresponse.header.WWW-Authenticate": f"'{CHALLENGE}'"
+    assert resolved(answer["responseParameters"], {"PublicUrl": "https://r.example.org:8443"}) == {
+        "gatewayresponse.header.WWW-Authenticate": (
+            '\'Bearer realm="https://r.example.org:8443/token",service="r.example.org:8443"\''
+        )
     }
     [error] = json.loads(answer["responseTemplates"]["application/json"])["errors"]
     assert error["code"] == "UNAUTHORIZED"
+
+
+def test_the_authorizer_is_asked_each_time(template: Any) -> None:
+    security = definition(template)["securityDefinitions"]["challenge"]
+    assert (security["in"], security["name"]) == ("header", "Authorization")
+    authorizer = security["x-amazon-apigateway-authorizer"]
+    assert (authorizer["type"], authorizer["authorizerResultTtlInSeconds"]) == ("token", 0)
+
+
+def test_what_the_authorizer_refuses_is_challenged_by_its_words(template: Any) -> None:
+    answer = definition(template)["x-amazon-apigateway-gateway-responses"]["ACCESS_DENIED"]
+    assert answer["statusCode"] == "401"
+    assert answer["responseParameters"] == {
+        "gatewayresponse.header.WWW-Authenticate": "context.authorizer.challenge"
+    }
+    [error] = json.loads(answer["responseTemplates"]["application/json"])["errors"]
+    assert error == {"code": "UNAUTHORIZED", "message": "$context.authorizer.message"}
+
+
+def test_every_path_of_the_table_has_a_route(template: Any) -> None:
+    """Only what is under /v2 needs credentials before a function is asked."""
+    paths = definition(template)["paths"]
+    for endpoint in ENDPOINTS:
+        resource = resource_of(endpoint.path, paths)
+        assert resource is not None, endpoint
+        for method in endpoint.methods:
+            guarded = "security" in paths[resource][method.lower()]
+            assert guarded == endpoint.path.startswith("/v2/"), endpoint
 
 
 def test_too_large_a_body_is_told_what_to_do(template: Any) -> None:
