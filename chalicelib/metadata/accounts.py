@@ -9,6 +9,7 @@ _COLUMNS = (
     "id, kind, name, email, email_verified, administrator, member_role,"
     " new_repositories_public, owner_id, suspended_at IS NOT NULL, created_at"
 )
+_VERIFIED_EMAIL = "email_verified AND lower(email) = lower(:login)"
 
 
 class Account(NamedTuple):
@@ -45,8 +46,8 @@ def add(
     administrator: bool = False,
     owner_id: int | None = None,
 ) -> int | None:
-    """Make an account; gives its id, None where the name is or was another's. An email that is
-    another's makes this a unique violation."""
+    """Make an account; gives its id, None where the name is or was another's. A verified email
+    that is another's makes this a unique violation."""
     rows = runner.run(
         "INSERT INTO accounts"
         " (kind, name, email, email_verified, password_hash, administrator, owner_id)"
@@ -81,29 +82,43 @@ def by_name(runner: Runner, name: str) -> Account | None:
 
 
 def by_email(runner: Runner, email: str) -> Account | None:
-    """The account of that email, in any case."""
+    """The account of that email, in any case: the one that has verified it, else the newest that
+    claims it."""
     rows = runner.run(
-        f"SELECT {_COLUMNS} FROM accounts WHERE lower(email) = lower(:email)", email=email
+        f"SELECT {_COLUMNS} FROM accounts WHERE lower(email) = lower(:email)"
+        " ORDER BY email_verified DESC, id DESC LIMIT 1",
+        email=email,
     )
     return Account(*rows[0]) if rows else None
 
 
 def secret(runner: Runner, login: str) -> Secret | None:
-    """What to check the password of a user against, by name or email; None where there is no such
-    user, or it is suspended."""
+    """What to check the password of a user against, by name or verified email; None where there is
+    no such user, or it is suspended."""
     rows = runner.run(
         "SELECT id, password_hash FROM accounts"
         " WHERE kind = 'user' AND suspended_at IS NULL"
-        f" AND {'lower(email) = lower(:login)' if '@' in login else 'name = :login'}",
+        f" AND {_VERIFIED_EMAIL if '@' in login else 'name = :login'}",
         login=login,
     )
     return Secret(*rows[0]) if rows else None
 
 
-def listed(runner: Runner) -> list[Account]:
-    """Every account that has not been deleted, by name."""
-    rows = runner.run(f"SELECT {_COLUMNS} FROM accounts WHERE deleted_at IS NULL ORDER BY name")
+def listed(runner: Runner, after: str = "", count: int | None = None) -> list[Account]:
+    """Accounts that have not been deleted, by name: those after a name, at most ``count``."""
+    rows = runner.run(
+        f"SELECT {_COLUMNS} FROM accounts WHERE name > :after ORDER BY name"
+        " LIMIT CAST(:count AS bigint)",
+        after=after,
+        count=count,
+    )
     return [Account(*row) for row in rows]
+
+
+def lock(runner: Runner) -> None:
+    """Let nobody else make or change accounts until the transaction ends. To be its first
+    statement."""
+    runner.run("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE")
 
 
 def suspend(runner: Runner, account_id: int, suspended: bool) -> None:
@@ -139,9 +154,33 @@ def verify_email(runner: Runner, account_id: int, email: str) -> None:
     )
 
 
-def has_administrator(runner: Runner) -> bool:
-    """Whether anybody can administer the registry."""
-    return bool(runner.run("SELECT FROM accounts WHERE administrator AND name IS NOT NULL LIMIT 1"))
+def claim_email(runner: Runner, account_id: int, email: str) -> None:
+    """Have an account claim another email in place of one that it has not verified."""
+    runner.run(
+        "UPDATE accounts SET email = :email WHERE id = :id AND NOT email_verified",
+        email=email,
+        id=account_id,
+    )
+
+
+def set_new_repositories_public(runner: Runner, account_id: int, public: bool | None) -> None:
+    """Say what visibility the account's new repositories get; None: what the settings say."""
+    runner.run(
+        "UPDATE accounts SET new_repositories_public = :public WHERE id = :id",
+        public=public,
+        id=account_id,
+    )
+
+
+def has_administrator(runner: Runner, besides: int | None = None) -> bool:
+    """Whether anybody can administer the registry, besides an account."""
+    return bool(
+        runner.run(
+            "SELECT FROM accounts WHERE administrator AND name IS NOT NULL AND suspended_at IS NULL"
+            " AND id IS DISTINCT FROM CAST(:besides AS bigint) LIMIT 1",
+            besides=besides,
+        )
+    )
 
 
 def owns_repositories(runner: Runner, account_id: int) -> bool:

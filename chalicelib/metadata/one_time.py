@@ -50,6 +50,18 @@ def take(runner: Runner, purpose: str, secret: str) -> Held | None:
     return Held(account_id, data)
 
 
+def holds(runner: Runner, purpose: str, secret: str) -> bool:
+    """Whether ``take`` would give something now: asked before work that is not done for anybody."""
+    return bool(
+        runner.run(
+            "SELECT FROM one_time_secrets"
+            " WHERE hash = :hash AND purpose = :purpose AND expires_at > now()",
+            hash=_hash(secret),
+            purpose=purpose,
+        )
+    )
+
+
 def drop(runner: Runner, purpose: str, account_id: int) -> None:
     """Void what an account still holds of a purpose: only the newest link works."""
     runner.run(

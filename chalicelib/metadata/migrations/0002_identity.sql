@@ -25,7 +25,10 @@ CREATE TABLE accounts (
     CHECK ((kind = 'robot') = (owner_id IS NOT NULL)),
     CHECK ((name IS NULL) = (deleted_at IS NOT NULL))
 );
-CREATE UNIQUE INDEX accounts_by_email ON accounts (lower(email)) WHERE email IS NOT NULL;
+-- An email is one account's once it is verified; until then anybody may claim it, so that nothing
+-- tells whose it is, and nobody keeps its owner from it.
+CREATE UNIQUE INDEX accounts_by_verified_email ON accounts (lower(email)) WHERE email_verified;
+CREATE INDEX accounts_by_email ON accounts (lower(email)) WHERE email IS NOT NULL;
 CREATE INDEX accounts_by_owner ON accounts (owner_id) WHERE owner_id IS NOT NULL;
 
 -- Names of accounts that were deleted or renamed, hashed (SHA-256): nobody gets one again, and
