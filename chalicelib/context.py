@@ -1,7 +1,8 @@
 """What every function is given beside its request: the process's long-lived things."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from chalicelib.afterwards import Afterwards
 from chalicelib.http import Request
 from chalicelib.identity import Policy
 from chalicelib.identity.capabilities import Capabilities
@@ -25,6 +26,7 @@ class Context:
     capabilities: Capabilities
     mailer: Mailer
     head_by_redirect: bool = False
+    afterwards: Afterwards = field(default_factory=Afterwards)
 
     def new_repository(self, request: Request) -> repositories.New:
         """What a repository gets that this request makes."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chalicelib.afterwards import Afterwards
     from chalicelib.context import Context
     from chalicelib.identity import Policy
     from chalicelib.metadata.database import Database
@@ -13,13 +14,18 @@ if TYPE_CHECKING:
 
 
 def build_context(
-    settings: "Settings", *, exposed: bool = False, head_by_redirect: bool = False
+    settings: "Settings",
+    *,
+    exposed: bool = False,
+    head_by_redirect: bool = False,
+    afterwards: "Afterwards | None" = None,
 ) -> "Context":
     """Everything that the functions of one process share. Opens no connection.
 
-    ``exposed`` is set by a host that other machines reach whatever the settings say, and
-    ``head_by_redirect`` is told in ``Context``. Raises ``SettingsError``.
+    ``exposed`` is set by a host that other machines reach whatever the settings say;
+    ``head_by_redirect`` and ``afterwards`` are told in ``Context``. Raises ``SettingsError``.
     """
+    from chalicelib.afterwards import Afterwards
     from chalicelib.context import Context
     from chalicelib.identity.capabilities import Capabilities
     from chalicelib.identity.keys import Keys
@@ -48,6 +54,7 @@ def build_context(
         capabilities=Capabilities(keys, settings.upload_expiry),
         mailer=open_mailer(settings),
         head_by_redirect=head_by_redirect,
+        afterwards=afterwards or Afterwards(),
     )
 
 

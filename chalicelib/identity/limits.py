@@ -1,4 +1,4 @@
-"""Rate limits: how often a sign-in may fail, and how much may be pulled.
+"""Rate limits: how often a sign-in may fail, how much mail is sent, and how much may be pulled.
 
 Counters are in Postgres, where all processes and hosts see them, under keys that say nothing about
 whom they count. What a process remembers besides spares queries and never decides alone.
@@ -41,6 +41,11 @@ SIGN_IN_BY_ADDRESS_AND_ACCOUNT = Limit("sign-in-by-address-and-account", 10, 15 
 """Failures at one address for one account."""
 SIGN_IN_BY_ACCOUNT = Limit("sign-in-by-account", 100, HOUR)
 """Failures for one account at all addresses from which it was never signed in to."""
+MAIL_BY_RECIPIENT = Limit("mail-by-recipient", 5, HOUR)
+"""Mails to one address. No longer than their links hold: who keeps others from asking for a mail
+has had one sent to them that still works."""
+MAIL_BY_ADDRESS = Limit("mail-by-address", 30, HOUR)
+"""Mails that are asked for at one address, to whomever."""
 
 KNOWN_SECONDS = 30 * DAY
 """How long it is remembered that an account was signed in to from an address."""
@@ -170,6 +175,19 @@ class Limits:
         text = json.dumps(parts).encode()
         return hashlib.blake2b(text, key=self._secret, digest_size=32).digest()
 
+    # Mail.
+
+    def mail(self, address: str, recipient: str) -> None:
+        """Count a mail that somebody at an address has the registry send, whether or not it then
+        is. Raises ``TooManyRequests``."""
+        limits = {
+            self._key(MAIL_BY_ADDRESS.name, one_client(address)): MAIL_BY_ADDRESS,
+            self._key(MAIL_BY_RECIPIENT.name, recipient.lower()): MAIL_BY_RECIPIENT,
+        }
+        windows = {key: limit.seconds for key, limit in limits.items()}
+        counters = rates.add(self._database, windows, 1)
+        _refuse_above(limits, counters, 0, "Too many mails were asked for")
+
     # Pulling.
 
     def pull(self, account: str, address: str) -> Sequence[tuple[str, str]]:
@@ -275,9 +293,12 @@ class _Share:
 
 
 def _refuse_above(
-    limits: Mapping[bytes, Limit], counters: Mapping[bytes, rates.Counter], more: int
+    limits: Mapping[bytes, Limit],
+    counters: Mapping[bytes, rates.Counter],
+    more: int,
+    what: str = "Too many sign-ins have failed",
 ) -> None:
-    """Raise ``TooManyRequests`` where ``more`` failures would be too many."""
+    """Raise ``TooManyRequests`` where ``more`` would be too many."""
     spent = [
         (counters[key].seconds, limit)
         for key, limit in limits.items()
@@ -285,7 +306,7 @@ def _refuse_above(
     ]
     if spent:
         seconds, limit = max(spent, key=lambda each: each[0])
-        raise TooManyRequests("Too many sign-ins have failed", limit, seconds)
+        raise TooManyRequests(what, limit, seconds)
 
 
 def _pull_limit(name: str, rate: Rate | None) -> Limit | None:
