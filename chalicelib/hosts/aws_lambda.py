@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlencode
 from chalice.app import Response as ChaliceResponse
 
 from chalicelib import endpoints
+from chalicelib.afterwards import Afterwards
 from chalicelib.hosts import build_context
 from chalicelib.http import Headers, Query, RegistryError, Request, Response, Unavailable
 from chalicelib.settings import Settings, SettingsError
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 BODY_LIMIT = 6 * 2**20 - 16 * 2**10
 """The largest body that an answer may have once it is text, in bytes: Lambda's 6 MB (AWS, "Lambda
 quotas") less room for the headers, to which API Gateway grants 10 KB."""
+
+MAIL_SECONDS = 3.0
+"""How long an answer takes that may have sent mail, whether or not it has: nothing runs here once
+an answer is out."""
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +111,12 @@ def _context() -> "Context":
                 "OPENREGISTRY_STORAGE_URL",
                 "must be s3://bucket/prefix on Lambda, where no file outlives its process",
             )
-        made = build_context(settings, exposed=True, head_by_redirect=True)
+        made = build_context(
+            settings,
+            exposed=True,
+            head_by_redirect=True,
+            afterwards=Afterwards(least=MAIL_SECONDS),
+        )
     except SettingsError as error:
         logger.critical("%s", error)
         raise Unavailable("the registry's settings are wrong", str(error)) from error
