@@ -3,17 +3,15 @@
 Whoever invites learns nothing about whether the email has an account.
 """
 
-import logging
-
 from chalicelib.identity.users import Refused, checked_email
-from chalicelib.mail import Mailer, MailError, Message, is_address
+from chalicelib.mail import Message, is_address
 from chalicelib.metadata import audit, invitations, organisations
 from chalicelib.metadata.database import Database, Transaction
 from chalicelib.metadata.invitations import Invitation, Taken
+from chalicelib.metadata.organisations import Role
 
 MOST = 100
 """How many invitations of an organisation are open at most."""
-_log = logging.getLogger(__name__)
 
 _TEXT = """\
 You are invited to {organisation} at {base_url}, as {role}.
@@ -28,17 +26,16 @@ If you expect no invitation, do nothing.
 
 def invite(
     database: Database,
-    mailer: Mailer,
     base_url: str,
     organisation_id: int,
     email: str,
-    role: str,
+    role: Role,
     *,
     invited_by: int,
     by: str,
-) -> tuple[Invitation, bool]:
+) -> tuple[Invitation, Message]:
     """Invite the person of an email to an organisation, in place of earlier invitations of theirs;
-    gives whether the mail could be handed over, too. Raises ``Refused``."""
+    gives the mail to them, too. Raises ``Refused``."""
     if not is_address(checked_email(email)):
         raise Refused("This is no address for mail.", "email")
 
@@ -63,22 +60,17 @@ def invite(
         role="an owner" if role == "owner" else "a member",
         secret=secret,
     )
-    try:
-        mailer.send(Message(email, f"Invitation to {invitation.organisation}", text))
-    except MailError as error:
-        _log.warning("an invitation was not sent: %s", error)
-        return invitation, False
-    return invitation, True
+    return invitation, Message(email, f"Invitation to {invitation.organisation}", text)
 
 
 def accept(
-    database: Database, user_id: int, *, invitation_id: int | None, secret: str | None, by: str
+    database: Database, user_id: int, invitation_id: int | None, secret: str | None, *, by: str
 ) -> Taken | None:
     """Make a user what an invitation says: one whose secret they hold, or one of this id that went
     to their verified email. None where there is none that holds."""
 
     def work(transaction: Transaction) -> Taken | None:
-        taken = invitations.take(transaction, user_id, invitation_id=invitation_id, secret=secret)
+        taken = invitations.take(transaction, user_id, invitation_id, secret)
         if taken is not None:
             organisations.add_member(transaction, taken.organisation_id, user_id, taken.role)
             audit.add(
@@ -96,12 +88,12 @@ def accept(
 
 
 def decline(
-    database: Database, user_id: int, *, invitation_id: int | None, secret: str | None, by: str
+    database: Database, user_id: int, invitation_id: int | None, secret: str | None, *, by: str
 ) -> bool:
     """Void an invitation that one could accept; False where there is none."""
 
     def work(transaction: Transaction) -> bool:
-        taken = invitations.take(transaction, user_id, invitation_id=invitation_id, secret=secret)
+        taken = invitations.take(transaction, user_id, invitation_id, secret)
         if taken is not None:
             audit.add(
                 transaction,

@@ -9,6 +9,7 @@ from typing import Any
 from chalicelib.identity.users import Refused, checked_name
 from chalicelib.metadata import accounts, audit, invitations, organisations, teams
 from chalicelib.metadata.database import Database, Transaction, UniqueViolation
+from chalicelib.metadata.organisations import Role
 from chalicelib.metadata.teams import Team
 
 _LAST = "This is the only owner: make somebody else one first."
@@ -47,7 +48,7 @@ def change(database: Database, organisation_id: int, changes: dict[str, Any], *,
 
 
 def add_member(
-    database: Database, organisation_id: int, user_id: int, role: str, *, by: str
+    database: Database, organisation_id: int, user_id: int, role: Role, *, by: str
 ) -> None:
     """Make a user a ``member`` or an ``owner`` without asking them."""
 
@@ -59,7 +60,7 @@ def add_member(
 
 
 def change_role(
-    database: Database, organisation_id: int, user_id: int, role: str, *, by: str
+    database: Database, organisation_id: int, user_id: int, role: Role, *, by: str
 ) -> bool:
     """Make a member an owner, or an owner a member; False where they are neither. Raises
     ``Refused`` for the last owner."""

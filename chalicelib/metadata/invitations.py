@@ -5,6 +5,7 @@ import secrets
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.organisations import Role
 
 SECONDS = 7 * 86400
 """How long an invitation holds."""
@@ -19,7 +20,7 @@ class Invitation(NamedTuple):
     id: int
     organisation: str
     email: str
-    role: str
+    role: Role
     created_at: Any
     expires_at: Any
 
@@ -30,11 +31,11 @@ class Taken(NamedTuple):
     id: int
     organisation_id: int
     organisation: str
-    role: str
+    role: Role
 
 
 def add(
-    runner: Runner, organisation_id: int, email: str, role: str, invited_by: int
+    runner: Runner, organisation_id: int, email: str, role: Role, invited_by: int
 ) -> tuple[Invitation, str]:
     """Invite the person of an email to an organisation, in place of earlier invitations of theirs;
     gives the secret of the link too."""
@@ -97,7 +98,7 @@ def of_user(runner: Runner, user_id: int, last: int, most: int) -> list[Invitati
 
 
 def take(
-    runner: Runner, user_id: int, *, invitation_id: int | None, secret: str | None
+    runner: Runner, user_id: int, invitation_id: int | None, secret: str | None
 ) -> Taken | None:
     """Use an invitation up: the one of a secret, or the one of an id where it went to the user's
     verified email. None where there is none that holds."""

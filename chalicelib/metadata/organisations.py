@@ -1,26 +1,29 @@
 """Organisations: what is set for them, and their members; rows."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from chalicelib.metadata.database import Runner
+
+Role = Literal["member", "owner"]
+"""What somebody is in an organisation."""
 
 
 class Membership(NamedTuple):
     """An organisation that a user belongs to, and as what."""
 
     name: str
-    role: str
+    role: Role
 
 
 class Member(NamedTuple):
     """A user of an organisation: a ``member`` or an ``owner``."""
 
     name: str
-    role: str
+    role: Role
     joined_at: Any
 
 
-def add_member(runner: Runner, organisation_id: int, user_id: int, role: str) -> None:
+def add_member(runner: Runner, organisation_id: int, user_id: int, role: Role) -> None:
     """Make a user a ``member`` or an ``owner``. An owner stays one."""
     runner.run(
         "INSERT INTO members (organisation_id, user_id, role)"
@@ -79,7 +82,7 @@ def lock_owners(runner: Runner, organisation_id: int) -> set[int]:
     return {user for (user,) in rows}
 
 
-def set_role(runner: Runner, organisation_id: int, user_id: int, role: str) -> bool:
+def set_role(runner: Runner, organisation_id: int, user_id: int, role: Role) -> bool:
     """Give a member another role; False where there is no such member."""
     return bool(
         runner.run(

@@ -3,9 +3,11 @@
 A robot is a row of accounts, named OWNER+NAME.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from chalicelib.metadata.database import Runner
+
+Role = Literal["read", "write", "maintain", "admin"]
 
 
 class Robot(NamedTuple):
@@ -14,7 +16,7 @@ class Robot(NamedTuple):
 
     id: int
     name: str
-    role: str | None
+    role: Role | None
     created_at: Any
 
 
