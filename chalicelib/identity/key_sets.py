@@ -127,8 +127,6 @@ class KeptKeys:
         if not self._lock.acquire(timeout=_WAIT):
             raise TokenRefused("The keys of the token's issuer are being asked for; try again.")
         try:
-            if found := self._find(header):
-                return found
             if time.monotonic() >= self._next_attempt:
                 self._refresh()
             if time.monotonic() >= self._expiry:

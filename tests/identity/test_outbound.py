@@ -291,6 +291,14 @@ def _endless(handler: Handler) -> None:
         handler.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
 
+def _until_the_end(handler: Handler) -> None:
+    """A body that ends with the connection: cut off by us it must not look whole."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n[]")
+    for _ in range(100):
+        handler.wfile.write(b" ")
+        time.sleep(0.05)
+
+
 def _continuing(handler: Handler) -> None:
     while True:
         handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -304,8 +312,9 @@ def _continuing(handler: Handler) -> None:
         drip(b"[]", raw=True),
         lambda handler: time.sleep(2),
         _continuing,
+        _until_the_end,
     ],
-    ids=["body", "header", "silence", "continue"],
+    ids=["body", "header", "silence", "continue", "until the end"],
 )
 def test_an_answer_that_takes_too_long_is_given_up(
     route: Callable[[Handler], None], provider: Provider, monkeypatch: pytest.MonkeyPatch
