@@ -211,11 +211,12 @@ def sole_owner_of(runner: Runner, account_id: int) -> list[str]:
 
 
 def delete(runner: Runner, account_id: int) -> None:
-    """Forget who an account was: its name, which nobody gets again, its email and all that it
-    had. What is left is an id. The caller has seen that it owns no repository."""
+    """Forget who an account was: its name, which nobody gets again unless it was a robot's, its
+    email and all that it had. What is left is an id. The caller has seen that it owns no
+    repository."""
     runner.run(
         "INSERT INTO retired_names (hash) SELECT sha256(convert_to(name, 'UTF8')) FROM accounts"
-        " WHERE id = :id OR owner_id = :id ON CONFLICT DO NOTHING",
+        " WHERE id = :id AND kind <> 'robot' ON CONFLICT DO NOTHING",
         id=account_id,
     )
     for table in (
