@@ -36,7 +36,18 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 PREFIX = "/api/v1"
-NOUNS = ("sessions", "organisations", "invitations", "teams", "robots", "grants", "openapi")
+NOUNS = (
+    "sessions",
+    "accounts",
+    "administration",
+    "passkeys",
+    "organisations",
+    "invitations",
+    "teams",
+    "robots",
+    "grants",
+    "openapi",
+)
 """Modules with a table ``OPERATIONS``, in the order of the API's description."""
 LARGEST_BODY = 64 << 10
 

@@ -50,9 +50,12 @@ def sign_in(call: Call) -> Answer:
 
 
 def signed_in(call: Call, account_id: int, method: str) -> Answer:
-    """The answer that signs a browser in, however it was found who sits at it."""
+    """The answer that signs a browser in, however it was found who sits at it: by a new cookie,
+    and any session that it came with ends."""
 
     def work(transaction: Transaction) -> str:
+        if call.session is not None:
+            sessions.end(transaction, call.session, call.account)
         audit.add(transaction, "session.begin", f"account:{account_id}", account=account_id,
                   method=method)  # fmt: skip
         return sessions.begin(transaction, account_id, method)
@@ -70,7 +73,7 @@ def sign_out(call: Call) -> Answer:
     """Sign this browser out."""
     if call.session is not None:
         sessions.end(call.context.database, call.session, call.account)
-    return Answer(None, [_cookie(call, "", 0)])
+    return Answer(None, [expired_cookie(call)])
 
 
 def list_sessions(call: Call) -> Page[Session]:
@@ -94,6 +97,11 @@ def _who(call: Call, account_id: int) -> Who:
     if found is None:
         raise call.unauthorized()
     return Who(found.name, found.email, found.email_verified, found.administrator)
+
+
+def expired_cookie(call: Call) -> tuple[str, str]:
+    """The field that has a browser forget its session."""
+    return _cookie(call, "", 0)
 
 
 def _cookie(call: Call, value: str, seconds: int) -> tuple[str, str]:

@@ -5,10 +5,12 @@ which emails have accounts.
 """
 
 import logging
+from contextlib import suppress
 
 from chalicelib.context import Context
+from chalicelib.http import Unavailable
 from chalicelib.identity import letters, users
-from chalicelib.identity.users import RESET, Refused, checked_email
+from chalicelib.identity.users import RESET, VERIFICATION, Refused, checked_email
 from chalicelib.mail import MailError, Message
 from chalicelib.metadata import accounts, audit, one_time, registry_invitations
 from chalicelib.metadata.accounts import Account
@@ -18,7 +20,6 @@ from chalicelib.settings import DAY, HOUR
 
 _log = logging.getLogger(__name__)
 
-VERIFICATION = "verify email"
 VERIFICATION_SECONDS = 3 * DAY
 RESET_SECONDS = 2 * HOUR
 WELCOME_SECONDS = 7 * DAY
@@ -158,7 +159,10 @@ def tell(context: Context, account: Account, what: str) -> None:
     changed."""
     email = account.email
     if email and account.email_verified:
-        context.afterwards.do(lambda: _send(context, letters.changed(email, account.name, what)))
+        with suppress(Unavailable):  # the change was made
+            context.afterwards.do(
+                lambda: _send(context, letters.changed(email, account.name, what))
+            )
 
 
 def _reset_secret(context: Context, account_id: int, seconds: int, by: str) -> str:

@@ -14,6 +14,8 @@ T = TypeVar("T")
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 LONGEST_NAME = 64
 
+VERIFICATION = "verify email"
+"""The purpose of the secret in a link by which an account gets an email."""
 RESET = "reset password"
 """The purpose of the secret in a link by which a password is replaced."""
 FIRST_ADMINISTRATOR = "first-administrator"
@@ -160,8 +162,12 @@ def change_password(database: Database, account_id: int, password: str, *, by: s
 
 def set_password(transaction: Transaction, account_id: int, password_hash: str, *, by: str) -> None:
     """Within a transaction, what ``change_password`` does with the hash."""
+    found = accounts.by_id(transaction, account_id)
     accounts.set_password(transaction, account_id, password_hash)
     one_time.drop(transaction, RESET, account_id)
+    if found is not None and found.email_verified:
+        # A change of the email that is under way, which who knew the former password began.
+        one_time.drop(transaction, VERIFICATION, account_id)
     audit.add(transaction, "user.password", by, account=account_id)
 
 

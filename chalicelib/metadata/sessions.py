@@ -75,7 +75,7 @@ def end(runner: Runner, session_id: str, account_id: int) -> bool:
     """Sign a browser of an account out; False where there is no such session."""
     return bool(
         runner.run(
-            "DELETE FROM sessions WHERE id = CAST(:id AS uuid) AND account_id = :account"
+            "DELETE FROM sessions WHERE CAST(id AS text) = :id AND account_id = :account"
             " RETURNING 1",
             id=session_id,
             account=account_id,
