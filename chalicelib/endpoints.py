@@ -71,6 +71,14 @@ def api(context: Context, request: Request) -> Response:
     return operations.answer(context, request)
 
 
+def account(context: Context, request: Request) -> Response:
+    """The page for one's account, and the files that it needs."""
+    from chalicelib import console
+
+    files = {"/account.js": console.script, "/account.css": console.style}
+    return files.get(request.path, console.page)(context, request)
+
+
 def ready(context: Context, _request: Request) -> Response:
     """That Postgres and storage can be used now; 503 that names the one that cannot."""
     problems: dict[str, str] = {}
@@ -96,6 +104,9 @@ ENDPOINTS = (
     Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
     Endpoint(("GET", "POST", "PUT", "PATCH", "DELETE"), "/api/v1/{rest}", api,
              Permission.ANONYMOUS, Body.BUFFERED, waits=True),
+    Endpoint(("GET", "HEAD"), "/account", account, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/account.js", account, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/account.css", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/v2/", catalog.check_version, Permission.LOGIN),
     Endpoint(("GET", "HEAD"), "/v2/_catalog", catalog.list_repositories, Permission.CATALOG),
     Endpoint(("GET", "HEAD"), "/v2/_oci/ext/discover", catalog.discover, Permission.LOGIN),

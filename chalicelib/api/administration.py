@@ -7,7 +7,7 @@ import msgspec
 from chalicelib.api.accounts import Account, Email, Name, NewPassword, shown
 from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
 from chalicelib.api.problems import Problem, invalid
-from chalicelib.identity import emails, users
+from chalicelib.identity import emails, letters, users
 from chalicelib.mail import MailError
 from chalicelib.metadata import accounts, registry_invitations
 
@@ -79,12 +79,15 @@ def resume_account(call: Call) -> None:
 
 def invite_to_registry(call: Call) -> RegistryInvitation:
     """Send somebody an invitation to make an account, in place of earlier ones of theirs."""
-    if call.context.settings.sign_up == "closed":
+    context = call.context
+    if context.settings.sign_up == "closed":
         raise Problem(409, "Sign-up is closed: make the account yourself.")
+    invitation, secret = emails.invite(
+        context.database, call.body.email, invited_by=call.account, by=call.subject.id
+    )
+    link = letters.link(context.settings, "invitation", secret)
     try:
-        invitation = emails.invite(
-            call.context, call.body.email, invited_by=call.account, by=call.subject.id
-        )
+        context.mailer.send(letters.invitation(invitation.email, link))
     except MailError as error:
         raise Problem(503, f"The mail could not be sent. {error}") from error
     return RegistryInvitation(*invitation)

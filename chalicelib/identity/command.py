@@ -52,6 +52,8 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = add(users, "suspend", suspend_user, "let an account do nothing any more")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--undo", action="store_true", help="let it again")
+    parser = add(users, "invite", invite_user, "send somebody an invitation to make an account")
+    parser.add_argument("email", metavar="EMAIL")
     parser = add(
         users, "delete", delete_user, "delete an account for ever; nobody gets its name again"
     )
@@ -145,6 +147,26 @@ def suspend_user(options: argparse.Namespace) -> int:
         users.suspend(database, account, suspended=not options.undo, by=OPERATOR)
     done = "may act again" if options.undo else "is suspended"
     _print(options, {"id": account, "suspended": not options.undo}, f"{options.name} {done}")
+    return 0
+
+
+def invite_user(options: argparse.Namespace) -> int:
+    """Invite somebody to the registry."""
+    from chalicelib.identity import emails, letters
+    from chalicelib.mail import MailError, open_mailer
+
+    with _opened() as (database, settings):
+        if settings.sign_up == "closed":
+            raise CommandError("OPENREGISTRY_SIGN_UP is closed: openregistry user add")
+        try:
+            invitation, secret = emails.invite(
+                database, options.email, invited_by=None, by=OPERATOR
+            )
+            link = letters.link(settings, "invitation", secret)
+            open_mailer(settings).send(letters.invitation(invitation.email, link))
+        except MailError as error:
+            raise CommandError(f"the mail could not be sent: {error}") from error
+    _print(options, {"id": invitation.id, "email": invitation.email}, f"{options.email} is invited")
     return 0
 
 

@@ -14,7 +14,7 @@ from chalicelib.identity.users import RESET, VERIFICATION, Refused, checked_emai
 from chalicelib.mail import MailError, Message
 from chalicelib.metadata import accounts, audit, one_time, registry_invitations
 from chalicelib.metadata.accounts import Account
-from chalicelib.metadata.database import Transaction, UniqueViolation
+from chalicelib.metadata.database import Database, Transaction, UniqueViolation
 from chalicelib.metadata.registry_invitations import Invitation
 from chalicelib.settings import DAY, HOUR
 
@@ -123,11 +123,13 @@ def welcome(context: Context, account: Account, *, by: str) -> None:
     context.afterwards.do(lambda: _send(context, letters.welcome(email, account.name, link)))
 
 
-def invite(context: Context, email: str, *, invited_by: int | None, by: str) -> Invitation:
-    """Let the person of an email make an account, in place of earlier invitations of theirs. Raises
-    ``Refused``, and ``MailError`` where the mail could not be sent."""
+def invite(
+    database: Database, email: str, *, invited_by: int | None, by: str
+) -> tuple[Invitation, str]:
+    """Let the person of an email make an account, in place of earlier invitations of theirs; gives
+    the secret of the link too. Raises ``Refused``."""
     checked_email(email)
-    owner = accounts.by_email(context.database, email)
+    owner = accounts.by_email(database, email)
     if owner is not None and owner.email_verified:
         raise users.email_taken()
 
@@ -136,10 +138,7 @@ def invite(context: Context, email: str, *, invited_by: int | None, by: str) -> 
         audit.add(transaction, "registry-invitation.create", by, invitation=invitation.id)
         return invitation, secret
 
-    invitation, secret = context.database.transaction(work)
-    link = letters.link(context.settings, "invitation", secret)
-    context.mailer.send(letters.invitation(email, link))
-    return invitation
+    return database.transaction(work)
 
 
 def revoke_invitation(context: Context, invitation_id: int, *, by: str) -> bool:

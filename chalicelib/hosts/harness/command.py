@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import NamedTuple
 
 from chalicelib import __version__
 from chalicelib.cli import CommandError, Commands
@@ -56,7 +57,8 @@ def serve(_options: argparse.Namespace) -> int:
         _log.warning("%s", sentence)
     # Whatever is made is for its owner alone, in DATA_DIR and in the folder of blobs.
     os.umask(0o077)
-    check_access(settings)
+    # Before there is a URL of our own Postgres, which would look like a setting.
+    settings = replace(settings, access=check_access(settings))
     worker.tls(settings)
     if settings.database_url:
         open_database(settings)
@@ -86,9 +88,10 @@ def serve(_options: argparse.Namespace) -> int:
             # PART_MEMORY is for all workers together.
             context = build_context(replace(settings, part_memory=settings.part_memory // count))
             context.store.preload()
+            first = _first_administrator(settings) if settings.access == "accounts" else None
         except (StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error
-        _announce(settings, listener)
+        _announce(settings, listener, first)
         supervisor.Supervisor(Registry(context), settings, listener, count).run()
     return 0
 
@@ -118,18 +121,68 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _announce(settings: Settings, listener: socket.socket) -> None:
+class _First(NamedTuple):
+    """What a person has to do before the first push where the registry has accounts: log in, as
+    ``name`` if there is somebody of that name yet, or else become the first administrator by the
+    link with ``secret``."""
+
+    name: str
+    secret: str | None
+
+
+def _first_administrator(settings: Settings) -> _First:
+    """What comes before the first push. Makes the first administrator where there is none and the
+    settings say who it is. Raises ``SettingsError``."""
+    from chalicelib.hosts import open_database
+    from chalicelib.identity import letters, users
+
+    if settings.exposed and not settings.public_url:
+        _log.warning(
+            "links in mails lead to %s: set OPENREGISTRY_PUBLIC_URL", letters.base_url(settings)
+        )
+    # Not the workers' database: they must not share a connection.
+    database = open_database(settings)
+    try:
+        if not settings.admin_password:
+            return _First("NAME", users.needs_administrator(database))
+        made = users.create_first_administrator(
+            database, settings.admin_name, settings.admin_email, settings.admin_password,
+            secret=None,
+        )  # fmt: skip
+    except users.Refused as error:
+        field = error.field.upper()
+        raise SettingsError(f"OPENREGISTRY_ADMIN_{field}", f"cannot be used: {error}") from None
+    finally:
+        database.close()
+    if made is None:
+        return _First("NAME", None)
+    _log.info("made the first administrator, %s", settings.admin_name)
+    return _First(settings.admin_name, None)
+
+
+def _announce(settings: Settings, listener: socket.socket, first: _First | None) -> None:
     """Say where it listens: the log in its own way, and a person with the first thing to try."""
     address = Address(*listener.getsockname()[:2])
     scheme = "https" if settings.tls_certificate else "http"
     url = settings.public_url or f"{scheme}://{address}"
     _log.info("OpenRegistry %s listens on %s://%s", __version__, scheme, address)
     name = url.partition("://")[2].replace("127.0.0.1:", "localhost:")
+    image = f"{name}/hello" if first is None else f"{name}/{first.name}/hello"
+    begin = "Push"
+    sys.stdout.write(f"OpenRegistry {__version__} listens on {url}. Ctrl-C ends it.\n")
+    if first is not None:
+        begin = "Log in, push"
+        if first.secret is not None:
+            page = f"{url.partition('://')[0]}://{name}/account"
+            sys.stdout.write(
+                "Become the administrator; the link works once, within a day:\n\n"
+                f"    {page}#first={first.secret}\n\n"
+            )
     sys.stdout.write(
-        f"OpenRegistry {__version__} listens on {url}. Ctrl-C ends it.\n"
-        "Push an image that you have (`docker images` lists them), and pull it back:\n\n"
-        f"    docker tag IMAGE {name}/hello\n"
-        f"    docker push {name}/hello\n"
-        f"    docker pull {name}/hello\n\n"
+        f"{begin} an image that you have (`docker images` lists them), and pull it back:\n\n"
+        + (f"    docker login -u {first.name} {name}\n" if first else "")
+        + f"    docker tag IMAGE {image}\n"
+        f"    docker push {image}\n"
+        f"    docker pull {image}\n\n"
     )
     sys.stdout.flush()
