@@ -24,9 +24,10 @@ class Permission(Enum):
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Who asks: an account (None: nobody known) and the credential that stands for it, as
-    ``token:ID`` (an access token) or ``rule:ID`` (a trust rule), or "" where it is the account's
-    own. ``claims`` is what a registry token was made out for, actions by ``repository:NAME``, and
-    ``expires`` when it ends (seconds since 1970); both None where it was no such token."""
+    ``token:ID`` (an access token), ``rule:ID`` (a trust rule) or ``github:ID`` (a GitHub token, by
+    the link to its holder), or "" where it is the account's own. ``claims`` is what a registry
+    token was made out for, actions by ``repository:NAME``, and ``expires`` when it ends (seconds
+    since 1970); both None where it was no such token."""
 
     account: int | None = None
     credential: str = ""

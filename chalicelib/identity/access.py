@@ -10,6 +10,7 @@ from chalicelib.identity import NOBODY, Permission, Subject, scopes
 from chalicelib.identity.authentication import Authenticator
 from chalicelib.identity.challenge import challenge, service
 from chalicelib.identity.epoch import Epoch
+from chalicelib.identity.federation import Federation
 from chalicelib.identity.keys import Keys
 from chalicelib.identity.limits import Limits
 from chalicelib.identity.registry_tokens import RegistryTokens
@@ -19,7 +20,8 @@ from chalicelib.metadata.permissions import Decision
 from chalicelib.settings import Settings
 
 _REMEMBERED = 10_000
-_CATALOG = "registry:catalog"
+CATALOG = "registry:catalog"
+"""The claim of a registry token that is for the catalog."""
 
 ROLES = {
     "pull": permissions.READ,
@@ -42,7 +44,10 @@ class Accounts:
         self.keys = keys
         self.tokens = RegistryTokens(keys, service(settings))
         self.limits = Limits(database, settings, keys.derived("rate limits")[0])
-        self.authenticator = Authenticator(database, keys, self.tokens, self.limits, epoch)
+        self.federation = Federation(settings)
+        self.authenticator = Authenticator(
+            database, keys, self.tokens, self.limits, epoch, self.federation
+        )
         self._settings = settings
         self._database = database
         self._epoch = epoch
@@ -66,27 +71,27 @@ class Accounts:
 
     def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
         action = permission.value
+        try:
+            decision = self._decide(subject, action, repository, fresh=True)
+        except Unauthorized:
+            return False
         return _claimed(subject, repository, action) and self._allows(
-            self._decide(subject, action, repository, fresh=True), subject, action, repository
+            decision, subject, action, repository
         )
 
     def repositories(self, subject: Subject, last: str, count: int) -> list[str]:
-        found: list[str] = []
-        while len(found) < count:
-            wanted = count - len(found)
-            page = permissions.visible(self._database, subject.account, last, wanted)
-            if subject.credential:
-                held = permissions.decide(self._database, subject.account, subject.credential, "")
-                may = scopes.parse(held.scopes or ())
-                found += [
-                    name for name in page if "pull" in scopes.allowed(may, "repository", name)
-                ]
-            else:
-                found += page
-            if len(page) < wanted:
-                break
-            last = page[-1]
-        return found
+        return permissions.visible(
+            self._database, subject.account, self.globs(subject), last, count
+        )
+
+    def globs(self, subject: Subject) -> list[str] | None:
+        """Globs of the repositories that the subject's credential may pull from, None where it is
+        not confined."""
+        if not subject.credential:
+            return None
+        held = permissions.decide(self._database, subject.account, subject.credential, "")
+        may = scopes.parse(held.scopes or ())
+        return [each.name for each in may if each.kind == "repository" and "pull" in each.actions]
 
     def actions(self, subject: Subject, repository: str) -> list[str]:
         """All that a subject may do with a repository now, for a token to be made out for."""
@@ -97,6 +102,15 @@ class Accounts:
             if _claimed(subject, repository, action)
             and self._allows(decision, subject, action, repository)
         ]
+
+    def may_create(self, subject: Subject, repository: str) -> bool:
+        """Whether a subject may make a repository of that name, also where that is the former name
+        of another."""
+        decision = permissions.decide(
+            self._database, subject.account, subject.credential, repository
+        )
+        _check(decision, subject)
+        return self._allows(decision._replace(moved=None), subject, "push", repository)
 
     def moved(self, repository: str) -> str | None:
         """The name that a repository has now, where it has another."""
@@ -168,7 +182,7 @@ class Accounts:
 def check_claims(subject: Subject, permission: Permission, repository: str | None) -> None:
     """Raise ``Unauthorized`` where a registry token was not made out for this."""
     if permission is Permission.CATALOG:
-        if subject.claims is not None and _CATALOG not in subject.claims:
+        if subject.claims is not None and CATALOG not in subject.claims:
             raise _insufficient("This token is not for the catalog.")
     elif repository is not None and not _claimed(subject, repository, permission.value):
         raise _insufficient(f"This token is not for {permission.value} in {repository}.")
@@ -209,7 +223,13 @@ def _refusal(decision: Decision, subject: Subject, action: str, repository: str)
     """Why not. A repository that one may not read is not told from one that is not there."""
     if subject.account is None:
         return Unauthorized("Log in: this is not for everyone, or it is not there.")
-    if decision.role >= ROLES[action]:
+    former = decision.moved is not None
+    if decision.role >= ROLES[action] and not (former and action == "pull"):
+        if former:
+            return Denied(
+                f"{repository} is the former name of another repository.",
+                "who makes a repository of this name by the API may push to it",
+            )
         if not decision.verified:
             return Denied("Verify your email first.", "the link is in the mail that you were sent")
         return Denied(f"The scopes of this token do not have {action} in {repository}.")

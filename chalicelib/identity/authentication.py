@@ -11,13 +11,15 @@ from typing import NamedTuple
 from chalicelib.http import Request, Unauthorized
 from chalicelib.identity import Subject, access_tokens, passwords
 from chalicelib.identity.epoch import Epoch
+from chalicelib.identity.federation import Federation
 from chalicelib.identity.keys import Keys
 from chalicelib.identity.limits import Limits
 from chalicelib.identity.registry_tokens import RegistryTokens
-from chalicelib.metadata import accounts
+from chalicelib.metadata import accounts, external_identities
 from chalicelib.metadata.database import Database
 
 _REMEMBERED = 10_000
+_OF_GITHUB = ("gh", "github_pat_")
 
 
 class _Known(NamedTuple):
@@ -40,12 +42,14 @@ class Authenticator:
         tokens: RegistryTokens,
         limits: Limits,
         epoch: Epoch,
+        federation: Federation,
     ) -> None:
         self._database = database
         self._keys = keys
         self._tokens = tokens
         self._limits = limits
         self._epoch = epoch
+        self._federation = federation
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._known: dict[bytes, _Known] = {}
@@ -71,6 +75,11 @@ class Authenticator:
             return self._access_token(password, fresh)
         if password.startswith("eyJ") and (subject := self._tokens.verify(password)):
             return subject
+        if password.startswith(_OF_GITHUB):
+            from chalicelib.identity import github
+
+            if github.looks_like(password):
+                return self._github_token(password, address, fresh)
         return self._password(name, password, address, fresh)
 
     def person(self, name: str, password: str, address: str) -> Subject:
@@ -96,6 +105,34 @@ class Authenticator:
             raise Unauthorized("This access token is not ours, was revoked, or has expired.")
         account_id, token_id = found
         return self._remember(proof, _Known(Subject(account_id, f"token:{token_id}"), epoch, ""))
+
+    def _github_token(self, token: str, address: str, fresh: bool) -> Subject:
+        """Whose account is linked to the holder of a token of GitHub's, whom ``GitHub.holder``
+        believes for a minute. A wrong token counts as one account of its own: whoever tries some
+        locks out nobody."""
+        attempt = f"github:{hashlib.sha256(token.encode()).hexdigest()}"
+        self._limits.check_sign_in(address, attempt)
+        try:
+            person = self._federation.github.holder(token)
+        except Unauthorized:
+            self._limits.failed(address, attempt)
+            raise
+        proof = self._proof("github", token)
+        epoch = self._epoch.now(fresh=fresh)
+        known = self._known.get(proof)
+        if known is not None and known.epoch == epoch:
+            return known.subject
+        link = external_identities.find(self._database, person.issuer, person.subject)
+        if link is None:
+            self._limits.failed(address, attempt)
+            raise Unauthorized(
+                "No account here is linked to the holder of this GitHub token.",
+                "sign in with a browser, and link GitHub to your account",
+            )
+        self._limits.succeeded(address, attempt)
+        return self._remember(
+            proof, _Known(Subject(link.account_id, f"github:{link.id}"), epoch, "")
+        )
 
     def _password(self, name: str, password: str, address: str, fresh: bool) -> Subject:
         proof = self._proof(name, password)

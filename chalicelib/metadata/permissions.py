@@ -6,6 +6,7 @@ grant to them or to a team of theirs, on the repository or on all of the namespa
 public repository, as anybody.
 """
 
+import re
 from typing import NamedTuple
 
 from chalicelib.metadata.database import Runner
@@ -14,7 +15,7 @@ ROLES = ("none", "read", "write", "maintain", "admin")
 NONE, READ, WRITE, MAINTAIN, ADMIN = range(5)
 
 _RANK = "array_position(ARRAY['read', 'write', 'maintain', 'admin'], {})"
-_ACTIVE = (
+ACTIVE = (
     "a.suspended_at IS NULL AND a.deleted_at IS NULL AND NOT EXISTS ("
     " SELECT FROM accounts o WHERE o.id = a.owner_id"
     " AND (o.suspended_at IS NOT NULL OR o.deleted_at IS NOT NULL))"
@@ -22,7 +23,7 @@ _ACTIVE = (
 """Whether an account may do anything at all; a robot may no longer when its owner may not."""
 
 
-def _role(repository: str, namespace: str) -> str:
+def role_of(repository: str, namespace: str) -> str:
     """An expression: the role of account ``a`` in a repository (a row of that alias, or null) of
     a namespace (an account of that alias, or null)."""
     return (
@@ -58,6 +59,9 @@ class Decision(NamedTuple):
     epoch: int
 
 
+_BY_GITHUB = "ARRAY['repository:*:pull,push,delete']"
+"""What a token of GitHub's is good for here: not for managing the account."""
+
 _EPOCH = "SELECT epoch FROM access_epoch"
 
 
@@ -67,50 +71,70 @@ def epoch(runner: Runner) -> int:
 
 
 def decide(runner: Runner, account_id: int | None, credential: str, repository: str) -> Decision:
-    """What this account, by a credential (``token:ID``, ``rule:ID`` or ""), may do with the
-    repository of that name."""
+    """What this account, by a credential (``token:ID``, ``rule:ID``, ``github:ID`` or ""), may do
+    with the repository of that name."""
     kind, _, credential_id = credential.partition(":")
     rows = runner.run(
-        f"SELECT {_role('r', 'n')}, a.id IS NOT NULL,"
-        " coalesce(a.email_verified OR a.kind = 'robot', false),"
-        " coalesce(t.scopes, u.scopes), CAST(extract(epoch FROM t.expires_at) AS float8),"
-        " r.id, moved.name, n.id, (SELECT epoch FROM access_epoch)"
+        f"SELECT {role_of('r', 'n')}, a.id IS NOT NULL,"
+        " coalesce(a.email_verified OR a.kind <> 'user', false),"
+        f" coalesce(t.scopes, u.scopes, CASE WHEN e.id IS NOT NULL THEN {_BY_GITHUB} END),"
+        " CAST(extract(epoch FROM t.expires_at) AS float8),"
+        " r.id, CASE WHEN r.id IS NULL THEN moved.name END, n.id, (SELECT epoch FROM access_epoch)"
         " FROM (SELECT CAST(:repository AS text) AS name) asked"
-        f" LEFT JOIN accounts a ON a.id = :account AND {_ACTIVE}"
+        f" LEFT JOIN accounts a ON a.id = :account AND {ACTIVE}"
         " LEFT JOIN accounts n ON n.name = split_part(asked.name, '/', 1)"
         " LEFT JOIN repositories r ON r.name = asked.name"
         " LEFT JOIN repository_renames x ON x.name = asked.name"
         " LEFT JOIN repositories moved ON moved.id = x.repository_id"
         " LEFT JOIN access_tokens t ON t.id = CAST(:token AS uuid) AND t.account_id = a.id"
         " AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > now())"
-        " LEFT JOIN trust_rules u ON u.id = CAST(:rule AS uuid) AND u.account_id = a.id",
+        " LEFT JOIN trust_rules u ON u.id = CAST(:rule AS uuid) AND u.account_id = a.id"
+        " LEFT JOIN external_identities e ON e.id = CAST(:link AS uuid) AND e.account_id = a.id",
         repository=repository,
         account=account_id,
         token=credential_id if kind == "token" else None,
         rule=credential_id if kind == "rule" else None,
+        link=credential_id if kind == "github" else None,
     )
     return Decision(*rows[0])
 
 
 def visible(
-    runner: Runner, account_id: int | None, last: str, count: int, namespace: str = ""
+    runner: Runner, account_id: int | None, globs: list[str] | None, last: str, count: int
 ) -> list[str]:
     """At most ``count`` names of repositories that hold a manifest and that the account may read,
-    in the order of their bytes, after ``last``; of one namespace, or of all."""
+    in the order of their bytes, after ``last``; those alone that match one of ``globs``, if these
+    are given."""
     rows = runner.run(
-        "SELECT r.name FROM repositories r"
-        f" LEFT JOIN accounts a ON a.id = :account AND {_ACTIVE}"
-        " LEFT JOIN accounts n ON n.name = split_part(r.name, '/', 1)"
-        " WHERE r.name > :last AND (:namespace = '' OR split_part(r.name, '/', 1) = :namespace)"
+        f"SELECT r.name FROM {READERS} WHERE r.name > :last AND {READABLE}"
         " AND EXISTS (SELECT FROM manifests m WHERE m.repository_id = r.id)"
-        f" AND {_role('r', 'n')} > 0"
         " ORDER BY r.name LIMIT :count",
         account=account_id,
+        patterns=patterns(globs),
         last=last,
         count=count,
-        namespace=namespace,
     )
     return [name for (name,) in rows]
+
+
+READERS = (
+    f"repositories r LEFT JOIN accounts a ON a.id = :account AND {ACTIVE}"
+    " LEFT JOIN accounts n ON n.name = split_part(r.name, '/', 1)"
+)
+READABLE = (
+    f"{role_of('r', 'n')} > 0 AND (CAST(:patterns AS text[]) IS NULL"
+    " OR r.name LIKE ANY (CAST(:patterns AS text[])))"
+)
+"""Which repositories ``r`` of ``READERS`` an account may read, by a token confined to ``patterns``
+if these are not null."""
+
+
+def patterns(globs: list[str] | None) -> list[str] | None:
+    """Globs of scopes as patterns of LIKE."""
+    if globs is None:
+        return None
+    escaped = [re.sub(r"([\\\\%_])", r"\\\1", glob) for glob in globs]
+    return [glob.replace("*", "%") for glob in escaped]
 
 
 class Standing(NamedTuple):
@@ -130,7 +154,7 @@ def standing(runner: Runner, account_id: int | None, name: str) -> Standing | No
         " WHEN a.administrator OR a.id = n.id OR a.id = n.owner_id THEN 4"
         " WHEN m.role = 'owner' OR o.role = 'owner' THEN 4"
         " WHEN m.role = 'member' OR o.role = 'member' THEN 1 ELSE 0 END"
-        f" FROM accounts n LEFT JOIN accounts a ON a.id = :account AND {_ACTIVE}"
+        f" FROM accounts n LEFT JOIN accounts a ON a.id = :account AND {ACTIVE}"
         " LEFT JOIN members m ON m.organisation_id = n.id AND m.user_id = a.id"
         " LEFT JOIN members o ON o.organisation_id = n.owner_id AND o.user_id = a.id"
         " WHERE n.name = :name",
@@ -144,7 +168,7 @@ def is_administrator(runner: Runner, account_id: int) -> bool:
     """Whether an account administers the registry."""
     return bool(
         runner.run(
-            f"SELECT FROM accounts a WHERE a.id = :id AND a.administrator AND {_ACTIVE}",
+            f"SELECT FROM accounts a WHERE a.id = :id AND a.administrator AND {ACTIVE}",
             id=account_id,
         )
     )

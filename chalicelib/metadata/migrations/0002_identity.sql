@@ -174,6 +174,7 @@ CREATE INDEX one_time_secrets_by_account ON one_time_secrets (account_id) WHERE 
 
 -- Who this account is elsewhere (GitHub, an OpenID provider).
 CREATE TABLE external_identities (
+    id uuid NOT NULL UNIQUE,
     issuer text NOT NULL,
     subject text NOT NULL,
     account_id bigint NOT NULL REFERENCES accounts ON DELETE CASCADE,
