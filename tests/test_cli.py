@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -16,15 +17,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import bcrypt
 import pytest
 
 from chalicelib import __version__
+from tests.accounts import add_user
 from tests.client import HTTPClient
 from tests.hosts.wire import Wire, until
 from tests.servers import OPENREGISTRY, S3, Registry, answers, free_port, stopping
 
 ROOT = Path(__file__).parents[1]
+PASSWORD = "correct horse : é"
 
 
 def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
@@ -95,9 +97,9 @@ def test_a_wrong_setting(command: str, name: str, value: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("HTPASSWD", {"LISTEN": "0.0.0.0:0"}),
-        ("HTPASSWD", {"PUBLIC_URL": "https://registry.example.org"}),
-        ("HTPASSWD", {"HTPASSWD": "/nowhere"}),
+        ("ACCESS", {"ACCESS": "open", "LISTEN": "0.0.0.0:0"}),
+        ("ACCESS", {"ACCESS": "open", "PUBLIC_URL": "https://registry.example.org"}),
+        ("ACCESS", {"ACCESS": "htpasswd"}),
         ("STORAGE_URL", {"STORAGE_URL": "s3://"}),
         ("DATABASE_URL", {"DATABASE_URL": "postgresql://host:port/db"}),
         ("TLS_CERTIFICATE", {"TLS_CERTIFICATE": "/nowhere", "TLS_KEY": "/nowhere"}),
@@ -256,7 +258,7 @@ def test_serve_says_where(serve: Callable[..., Registry]) -> None:
     server = serve()
     lines = server.output().splitlines()
     logged = [json.loads(line)["message"] for line in lines if line.startswith("{")]
-    assert f"listens on http://{server.host}" in logged[1]
+    assert any(f"listens on http://{server.host}" in message for message in logged)
     port = server.host.rpartition(":")[2]
     assert f"    docker push localhost:{port}/hello" in lines
 
@@ -273,16 +275,8 @@ def test_serve_with_an_address_that_is_taken(database_url: str, tmp_path: Path) 
 
 
 def test_serve_with_an_address_that_is_none(database_url: str, tmp_path: Path) -> None:
-    accounts = tmp_path / "htpasswd"
-    accounts.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
     address = "nosuchhost.invalid:5000"
-    done = run(
-        "serve",
-        LISTEN=address,
-        DATABASE_URL=database_url,
-        DATA_DIR=str(tmp_path),
-        HTPASSWD=str(accounts),
-    )
+    done = run("serve", LISTEN=address, DATABASE_URL=database_url, DATA_DIR=str(tmp_path))
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(f"openregistry: OPENREGISTRY_LISTEN: {address} cannot be listened on: ")
@@ -342,18 +336,24 @@ def test_what_serve_makes_is_for_its_owner_alone(serve: Callable[..., Registry])
         assert not mode & 0o067, f"{path} has mode {mode:o}"
 
 
-def test_serve_to_the_world(serve: Callable[..., Registry], tmp_path: Path) -> None:
-    accounts = tmp_path / "htpasswd"
-    accounts.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
+def basic(name: str, password: str) -> str:
+    """The header field that logs in."""
+    return "Authorization: Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def test_serve_to_the_world(serve: Callable[..., Registry]) -> None:
+    """There, everyone is asked who they are, without a setting."""
     port = free_port()
-    server = serve(OPENREGISTRY_LISTEN=f"0.0.0.0:{port}", OPENREGISTRY_HTPASSWD=str(accounts))
+    server = serve(OPENREGISTRY_LISTEN=f"0.0.0.0:{port}", OPENREGISTRY_ACCESS="")
+    add_user(server.settings, "ada", PASSWORD)
     with Wire(port) as wire:
         refused = wire.get("/v2/")
         assert refused.status == 401
-        assert refused["www-authenticate"] == 'Basic realm="OpenRegistry"'
+        challenge = 'Bearer realm="http://localhost/token",service="openregistry"'
+        assert refused["www-authenticate"] == challenge
         assert refused.code == "UNAUTHORIZED"
-        assert wire.get("/v2/", "Authorization: Basic YWRhOndyb25n").status == 401
-        assert wire.get("/v2/", "Authorization: Basic YWRhOnNlY3JldA==").status == 200
+        assert wire.get("/v2/", basic("ada", "wrong")).status == 401
+        assert wire.get("/v2/", basic("ada", PASSWORD)).status == 200
         assert wire.get("/ready").status == 200
     for _ in until():
         lines = server.output().splitlines()
@@ -361,16 +361,24 @@ def test_serve_to_the_world(serve: Callable[..., Registry], tmp_path: Path) -> N
         subjects = [entry["subject"] for entry in entries if entry.get("path") == "/v2/"]
         if len(subjects) == 3:
             break
-    assert subjects == ["", "", "ada"]
-    assert "YWRh" not in server.output()
+    assert subjects[:2] == ["", ""]
+    assert re.fullmatch("account:[0-9]+", subjects[2])
+    assert "Basic" not in server.output()
+    assert PASSWORD not in server.output()
 
 
-def test_those_who_guess_passwords_keep_nobody_waiting(
-    serve: Callable[..., Registry], tmp_path: Path
-) -> None:
-    accounts = tmp_path / "htpasswd"
-    accounts.write_text(f"ada:{bcrypt.hashpw(b'secret', bcrypt.gensalt(12)).decode()}\n")
-    server = serve(OPENREGISTRY_HTPASSWD=str(accounts), OPENREGISTRY_WORKERS="1")
+@pytest.mark.parametrize("embedded", [True, False])
+def test_whom_loopback_asks(serve: Callable[..., Registry], embedded: bool) -> None:
+    """Nobody with a Postgres of its own; everyone where the database may be others' too."""
+    settings = {"OPENREGISTRY_DATABASE_URL": ""} if embedded else {}
+    server = serve(OPENREGISTRY_ACCESS="", **settings)
+    status = HTTPClient(server.host).request("GET", "/v2/").status
+    assert status == (200 if embedded else 401)
+
+
+def test_those_who_guess_passwords_keep_nobody_waiting(serve: Callable[..., Registry]) -> None:
+    server = serve(OPENREGISTRY_ACCESS="accounts", OPENREGISTRY_WORKERS="1")
+    add_user(server.settings, "ada", PASSWORD)
     port = int(server.host.rpartition(":")[2])
     ended = threading.Event()
 
@@ -378,18 +386,17 @@ def test_those_who_guess_passwords_keep_nobody_waiting(
         told = set()
         with Wire(port) as wire:
             while not ended.is_set():
-                account = base64.b64encode(f"ada:{number} {time.monotonic()}".encode()).decode()
-                told.add(wire.get("/v2/", f"Authorization: Basic {account}").status)
+                told.add(wire.get("/v2/", basic("ada", f"{number} {time.monotonic()}")).status)
         return told
 
     with Wire(port) as wire, ThreadPoolExecutor(30) as threads:
-        assert wire.get("/v2/", "Authorization: Basic YWRhOnNlY3JldA==").status == 200
+        assert wire.get("/v2/", basic("ada", PASSWORD)).status == 200
         guesses = [threads.submit(guess, number) for number in range(30)]
         try:
             time.sleep(1)
             begun = time.monotonic()
             for _ in range(10):
-                assert wire.get("/v2/", "Authorization: Basic YWRhOnNlY3JldA==").status == 200
+                assert wire.get("/v2/", basic("ada", PASSWORD)).status == 200
             waited = time.monotonic() - begun
         finally:
             ended.set()
@@ -406,6 +413,7 @@ def test_serve_on_a_terminal(database_url: str, tmp_path: Path) -> None:
         "OPENREGISTRY_LISTEN": f"127.0.0.1:{port}",
         "OPENREGISTRY_DATA_DIR": str(tmp_path),
         "OPENREGISTRY_DATABASE_URL": database_url,
+        "OPENREGISTRY_ACCESS": "open",
     }
     process = subprocess.Popen(
         [OPENREGISTRY, "serve"], env=environment, stdout=other_end, stderr=other_end

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.accounts import add_user
 from tests.client import (
     HTTPClient,
     begin,
@@ -20,7 +21,7 @@ from tests.client import (
 from tests.conftest import need
 from tests.faults.conftest import Place
 from tests.faults.crowd import blob, whole
-from tests.hosts.lambda_registry import PASSWORD, USER, LoggedIn, write_htpasswd
+from tests.hosts.lambda_registry import PASSWORD, USER, LoggedIn
 from tests.hosts.wire import until
 from tests.images import make_bytes, make_image, write_layout
 from tests.servers import Registry, run
@@ -154,8 +155,9 @@ def test_a_location_needs_no_credentials_at_the_other_host(
     filesystem_place: Place, serve: Callable[..., Registry], tmp_path: Path
 ) -> None:
     """Both ask for credentials; the first sends uploads to the second."""
-    settings = filesystem_place.settings | {"OPENREGISTRY_HTPASSWD": str(write_htpasswd(tmp_path))}
+    settings = filesystem_place.settings | {"OPENREGISTRY_ACCESS": "accounts"}
     there = serve(**settings)
+    add_user(there.settings, USER, PASSWORD, administrator=True)
     here = serve(**settings, OPENREGISTRY_UPLOAD_URL=there.url)
     a_capability_is_enough(here, there)
     skopeo_follows_the_location(here, there, tmp_path)
