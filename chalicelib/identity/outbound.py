@@ -19,6 +19,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
+from chalicelib.settings import is_loopback
+
 if TYPE_CHECKING:
     from ssl import SSLContext
 
@@ -103,6 +105,24 @@ class Outbound:
     def is_private(self, url: str) -> bool:
         """Whether a URL is at one of the private origins. Raises ``OutboundError``."""
         return _target(url).origin in self._private
+
+    def check(self, url: str) -> None:
+        """Raise ``OutboundError`` where a URL would never be asked, whatever its name's addresses
+        turn out to be. Asks nobody."""
+        target = _target(url)
+        if target.origin in self._private:
+            return
+        if target.scheme != "https":
+            raise OutboundError("Only https:// URLs are asked.")
+        if is_loopback(target.host):
+            raise OutboundError("The server's name has no public address.")
+        with suppress(OSError, UnicodeError):
+            # Addresses in every notation that a resolver takes for one, like 127.1.
+            for *_, address in socket.getaddrinfo(
+                target.host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            ):
+                if not is_public(str(address[0])):
+                    raise OutboundError("The server's name has no public address.")
 
     def _ask(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         deadline = time.monotonic() + SECONDS
