@@ -90,11 +90,12 @@ class RegistryTokens:
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iat", "nbf", "sub", "aud", "iss", "access"]},
             )
-        except (jwt.InvalidTokenError, ValueError):
+        except (jwt.InvalidTokenError, ValueError, RecursionError):
             return None
         granted: dict[str, frozenset[str]] = {}
         for grant in claims["access"]:
-            granted[f"{grant['type']}:{grant['name']}"] = frozenset(grant["actions"])
+            thing = f"{grant['type']}:{grant['name']}"
+            granted[thing] = granted.get(thing, frozenset()) | frozenset(grant["actions"])
         of = Subject.of(claims["sub"])
         return Subject(of.account, of.credential, granted, float(claims["exp"]))
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 from chalicelib.context import Context
 from chalicelib.http import JSON, RegistryError, Request, Response, Unauthorized
 from chalicelib.identity import NOBODY, Subject
-from chalicelib.identity.access import ROLES, Accounts
+from chalicelib.identity.access import CATALOG, ROLES, Accounts
 from chalicelib.identity.challenge import challenge
 from chalicelib.metadata import audit, refresh_tokens
 from chalicelib.metadata.database import Transaction
@@ -67,7 +67,9 @@ def get_token(context: Context, request: Request) -> Response:
     except Unauthorized as error:
         error.headers = (challenge(context.settings, request),)
         raise
-    return _granted(access, subject, request.query.all("scope"))
+    # Clients write the space between scopes as a plus, which no scope has in it.
+    scopes = [text.replace("+", " ") for text in request.query.all("scope")]
+    return _granted(access, subject, scopes)
 
 
 def post_token(context: Context, request: Request) -> Response:
@@ -115,8 +117,8 @@ def _granted(
 
 
 def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[str, Any]]:
-    """What is asked for and may be had. For a repository that was renamed also what may be had
-    under its new name, to which reads are sent on."""
+    """What is asked for and may be had. For the former name of a repository that is what may be had
+    by its new one, so that reads can be sent on and a push be told; and the new one for reads."""
     wanted: dict[tuple[str, str], set[str]] = {}
     for text in [word for scope in scopes for word in scope.split()][:_MOST_SCOPES]:
         match = _SCOPE.fullmatch(text)
@@ -125,7 +127,7 @@ def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[
     grants = []
     for (kind, name), actions in wanted.items():
         if kind == "registry":
-            if name == "catalog":
+            if name == "catalog" and (subject.claims is None or CATALOG in subject.claims):
                 grants.append({"type": kind, "name": name, "actions": ["*"]})
             continue
         if not is_name(name):
@@ -134,12 +136,12 @@ def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[
         may = access.actions(subject, name)
         now = access.moved(name) if not may else None
         if now is not None:
-            may = [action for action in access.actions(subject, now) if action == "pull"]
+            may = access.actions(subject, now)
         granted = [action for action in may if action in asked]
         if granted:
-            grants += [
-                {"type": kind, "name": each, "actions": granted} for each in (name, now) if each
-            ]
+            grants.append({"type": kind, "name": name, "actions": granted})
+        if now is not None and "pull" in granted:
+            grants.append({"type": kind, "name": now, "actions": ["pull"]})
     return grants
 
 
