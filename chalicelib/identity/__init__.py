@@ -70,6 +70,10 @@ class Policy(Protocol):
         """Whether a subject that was authorised before may do this now: for the source of a
         mount, and again at the commit of an upload."""
 
+    def widen(self, request: "Request", repository: str, sources: Sequence[str]) -> None:
+        """Called where a blob cannot be mounted from any of these. Raises ``Unauthorized``, with a
+        challenge, where it could be with a token for more than the one that was brought."""
+
     def repositories(self, subject: Subject, last: str, count: int) -> list[str]:
         """At most ``count`` names of repositories that hold a manifest and that the subject may
         pull from, in the order of their bytes, after ``last``."""

@@ -21,6 +21,7 @@ from chalicelib.settings import Settings
 
 _REMEMBERED = 10_000
 CATALOG = "registry:catalog"
+_WIDER = "insufficient_scope"
 """The claim of a registry token that is for the catalog."""
 
 ROLES = {
@@ -70,14 +71,26 @@ class Accounts:
         return self.limits.pull(account, request.client)
 
     def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
-        action = permission.value
+        return _claimed(subject, repository, permission.value) and self._may(
+            subject, permission.value, repository
+        )
+
+    def widen(self, request: Request, repository: str, sources: Sequence[str]) -> None:
+        subject = request.subject
+        for source in sources:
+            if not _claimed(subject, source, "pull") and self._may(subject, "pull", source):
+                field = challenge(
+                    self._settings, request, Permission.PUSH, repository, _WIDER, source
+                )
+                raise Unauthorized(f"This token is not for pull in {source}.", headers=[field])
+
+    def _may(self, subject: Subject, action: str, repository: str) -> bool:
+        """Whether the account may, whatever its token was made out for."""
         try:
             decision = self._decide(subject, action, repository, fresh=True)
         except Unauthorized:
             return False
-        return _claimed(subject, repository, action) and self._allows(
-            decision, subject, action, repository
-        )
+        return self._allows(decision, subject, action, repository)
 
     def repositories(self, subject: Subject, last: str, count: int) -> list[str]:
         return permissions.visible(
@@ -196,7 +209,7 @@ def add_challenge(
     repository: str | None,
 ) -> None:
     """Let a refusal say where to get which token, and whether a wider one is needed."""
-    why = "insufficient_scope" if error.detail else ""
+    why = _WIDER if error.detail else ""
     error.headers = (challenge(settings, request, permission, repository, why),)
 
 

@@ -39,11 +39,16 @@ def challenge(
     permission: Permission = Permission.LOGIN,
     repository: str | None = None,
     error: str = "",
+    source: str = "",
 ) -> tuple[str, str]:
-    """The header field that tells a client where to get which token."""
+    """The header field that tells a client where to get which token; ``source`` is a repository
+    that it is to be for as well, to pull from."""
     parts = [f'realm="{base_url(settings, request)}/token"', f'service="{service(settings)}"']
     if permission in _SCOPES:
-        parts.append(f'scope="{_SCOPES[permission].format(repository)}"')
+        scope = _SCOPES[permission].format(repository)
+        if source:
+            scope += f" {_SCOPES[Permission.PULL].format(source)}"
+        parts.append(f'scope="{scope}"')
     if error:
         parts.append(f'error="{error}"')
     return "WWW-Authenticate", "Bearer " + ",".join(parts)

@@ -22,6 +22,9 @@ class Open:
     def count_pull(self, request: Request) -> Sequence[tuple[str, str]]:
         return ()
 
+    def widen(self, request: Request, repository: str, sources: Sequence[str]) -> None:
+        pass
+
     def permits(self, subject: Subject, permission: Permission, repository: str) -> bool:
         return True
 

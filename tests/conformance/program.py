@@ -76,12 +76,18 @@ class Report:
 
 
 def run_conformance(
-    program: Path, host: str, version: str, options: dict[str, bool], results: Path
+    program: Path,
+    host: str,
+    version: str,
+    options: dict[str, bool],
+    results: Path,
+    credentials: tuple[str, str] = ("", ""),
 ) -> Report:
     """Check the registry at `host` (host:port, plain HTTP) against a specification version.
 
     `version` is "1.1" or "dev"; `options` holds OCI_API_… and OCI_DATA_… variables that depart
-    from that version's defaults. The program leaves report.html in `results`, for reading.
+    from that version's defaults, and `credentials` a name and a password, if one has to log in. The
+    program leaves report.html in `results`, for reading.
     """
     environment = {name: value for name, value in os.environ.items() if name[:4] != "OCI_"}
     done = subprocess.run(
@@ -91,6 +97,8 @@ def run_conformance(
             **{name: str(value).lower() for name, value in options.items()},
             "OCI_REGISTRY": host,
             "OCI_TLS": "disabled",
+            "OCI_USERNAME": credentials[0],
+            "OCI_PASSWORD": credentials[1],
             "OCI_VERSION": version,
             "OCI_REPO1": f"conformance/{version}/one",
             "OCI_REPO2": f"conformance/{version}/two",

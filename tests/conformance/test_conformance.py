@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.accounts import add_user
 from tests.clients.programs import built
 from tests.conformance.program import ALL_ON, Report, run_conformance
 from tests.servers import S3, Registry
 
 pytestmark = pytest.mark.long
+
+PASSWORD = "every check: passed"
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +49,10 @@ def test_development_version_on_s3(
     # The program looks for Docker-Content-Digest on the answer after the redirect, which S3 gives.
     options = ALL_ON | {"OCI_API_BLOBS_DIGEST_HEADER": False}
     check(run_conformance(program, registry.host, "dev", options, tmp_path), 1030)
+
+
+def test_with_accounts(program: Path, serve: Callable[..., Registry], tmp_path: Path) -> None:
+    registry = serve(OPENREGISTRY_ACCESS="accounts", OPENREGISTRY_SPARSE_MANIFESTS="true")
+    add_user(registry.settings, "conformance", PASSWORD)
+    credentials = ("conformance", PASSWORD)
+    check(run_conformance(program, registry.host, "dev", ALL_ON, tmp_path, credentials), 1030)
