@@ -10,6 +10,7 @@ password's place and use the same one for ever, since it forgets the next one th
 
 import json
 import re
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -21,10 +22,14 @@ from chalicelib.identity.access import CATALOG, ROLES, Accounts
 from chalicelib.identity.challenge import challenge
 from chalicelib.metadata import audit, refresh_tokens
 from chalicelib.metadata.database import Transaction
+from chalicelib.metadata.trust import Rule
 from chalicelib.registry.names import LONGEST_NAME, is_name
 
 _MOST_SCOPES = 100
 _SCOPE = re.compile(r"(repository|registry)(?:\([a-z]+\))?:(.+):([a-z*,]*)", re.DOTALL)
+_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+_TYPE = "urn:ietf:params:oauth:token-type:{}"
+_RULES_TRIED = 5
 _HEADERS = (("Content-Type", JSON), ("Cache-Control", "no-store"))
 
 
@@ -86,8 +91,12 @@ def post_token(context: Context, request: Request) -> Response:
             refresh = _begin(context, subject, form.get("client_id", [""])[0])
     elif kind == "refresh_token":
         subject, refresh = _follow(context, _field(form, "refresh_token"))
+    elif kind == _EXCHANGE:
+        return _exchanged(context, access, form)
     else:
-        raise OAuthError("unsupported_grant_type", "grant_type is password or refresh_token.")
+        raise OAuthError(
+            "unsupported_grant_type", f"grant_type is password, refresh_token or {_EXCHANGE}."
+        )
     return _granted(access, subject, form.get("scope", []), refresh)
 
 
@@ -101,7 +110,13 @@ def _granted(
     access: Accounts, subject: Subject, scopes: list[str], refresh: str | None = None
 ) -> Response:
     access.check(subject)
-    grants = _grants(access, subject, scopes)
+    more = {} if refresh is None else {"refresh_token": refresh}
+    return _answer(access, subject, _grants(access, subject, scopes), more)
+
+
+def _answer(
+    access: Accounts, subject: Subject, grants: list[dict[str, Any]], more: dict[str, str]
+) -> Response:
     token, seconds = access.tokens.issue(subject, grants)
     answer: dict[str, Any] = {
         "token": token,
@@ -110,22 +125,16 @@ def _granted(
         "expires_in": seconds,
         "issued_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "scope": " ".join(f"{g['type']}:{g['name']}:{','.join(g['actions'])}" for g in grants),
+        **more,
     }
-    if refresh is not None:
-        answer["refresh_token"] = refresh
     return Response(200, _HEADERS, json.dumps(answer).encode(), subject.id)
 
 
 def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[str, Any]]:
     """What is asked for and may be had. For the former name of a repository that is what may be had
     by its new one, so that reads can be sent on and a push be told; and the new one for reads."""
-    wanted: dict[tuple[str, str], set[str]] = {}
-    for text in [word for scope in scopes for word in scope.split()][:_MOST_SCOPES]:
-        match = _SCOPE.fullmatch(text)
-        if match is not None and len(match[2]) <= LONGEST_NAME:
-            wanted.setdefault((match[1], match[2]), set()).update(match[3].split(","))
     grants = []
-    for (kind, name), actions in wanted.items():
+    for (kind, name), actions in _wanted(scopes).items():
         if kind == "registry":
             if name == "catalog" and (subject.claims is None or CATALOG in subject.claims):
                 grants.append({"type": kind, "name": name, "actions": ["*"]})
@@ -143,6 +152,63 @@ def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[
         if now is not None and "pull" in granted:
             grants.append({"type": kind, "name": now, "actions": ["pull"]})
     return grants
+
+
+def _wanted(scopes: list[str]) -> dict[tuple[str, str], set[str]]:
+    """The actions that are asked for, by type and name."""
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for text in [word for scope in scopes for word in scope.split()][:_MOST_SCOPES]:
+        match = _SCOPE.fullmatch(text)
+        if match is not None and len(match[2]) <= LONGEST_NAME:
+            wanted.setdefault((match[1], match[2]), set()).update(match[3].split(","))
+    return wanted
+
+
+def _exchanged(context: Context, access: Accounts, form: dict[str, list[str]]) -> Response:
+    """A token for one of another issuer (RFC 8693), by the trust rule that grants the most of what
+    is asked for: the namespace owner's before others', older ones before newer ones."""
+    from chalicelib.identity import exchange
+    from chalicelib.identity.key_sets import TokenRefused
+
+    token, rule_id = _field(form, "subject_token"), None
+    if _field(form, "subject_token_type") not in (_TYPE.format("jwt"), _TYPE.format("id_token")):
+        raise OAuthError(
+            "invalid_request",
+            f"subject_token_type is {_TYPE.format('jwt')} or {_TYPE.format('id_token')}.",
+        )
+    wants = form.get("requested_token_type", [_TYPE.format("access_token")])
+    if wants != [_TYPE.format("access_token")] or "actor_token" in form:
+        raise OAuthError("invalid_request", "What is given is an access token, to the subject.")
+    if "rule" in form:
+        try:
+            rule_id = str(uuid.UUID(_field(form, "rule")))
+        except ValueError:
+            raise OAuthError("invalid_request", "rule is the id of a trust rule.") from None
+    scopes = form.get("scope", [])
+    owners = sorted({name.partition("/")[0] for _, name in _wanted(scopes)})
+    try:
+        admitted = exchange.admit(context.database, access.federation, token, rule_id, owners)
+        best: tuple[list[dict[str, Any]], Rule] | None = None
+        for rule in admitted.rules[:_RULES_TRIED]:
+            grants = _grants(access, admitted.subject(rule), scopes)
+            if _size(grants) > (_size(best[0]) if best else 0):
+                best = grants, rule
+        if best is None:
+            raise OAuthError(
+                "invalid_scope",
+                "Nothing of this scope may be had by the trust rules for this token: ask for one"
+                " like repository:NAME:pull,push",
+            )
+        exchange.use_up(context.database, admitted, best[1])
+    except TokenRefused as error:
+        # RFC 8693, section 2.2.2: whatever is wrong with the token.
+        raise OAuthError("invalid_request", error.sentence) from None
+    more = {"issued_token_type": _TYPE.format("access_token")}
+    return _answer(access, admitted.subject(best[1]), best[0], more)
+
+
+def _size(grants: list[dict[str, Any]]) -> int:
+    return sum(len(grant["actions"]) for grant in grants)
 
 
 def _begin(context: Context, subject: Subject, client: str) -> str | None:
