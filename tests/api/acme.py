@@ -112,7 +112,7 @@ def mails(world: World) -> list[EmailMessage]:
     world.context.afterwards.wait()
     folder = world.context.settings.data_dir / "mail"
     return [
-        message_from_bytes(file.read_bytes(), policy=policy.default)  # type: ignore[arg-type]
+        message_from_bytes(file.read_bytes(), policy=policy.default)
         for file in sorted(folder.glob("*.eml"))
     ]
 
