@@ -17,7 +17,8 @@ from chalicelib.storage import ObjectStore
 class Context:
     """One for each process. ``head_by_redirect`` is set by a host whose front loses the
     ``Content-Length`` of answers to HEAD (API Gateway): blob HEADs then redirect to storage, and
-    manifest HEADs carry the body for the front to strip."""
+    manifest HEADs carry the body for the front to strip. ``challenges`` is false where the front
+    hides a function's ``WWW-Authenticate``: what can be answered otherwise then is."""
 
     settings: Settings
     database: Database
@@ -26,6 +27,7 @@ class Context:
     capabilities: Capabilities
     mailer: Mailer
     head_by_redirect: bool = False
+    challenges: bool = True
     afterwards: Afterwards = field(default_factory=Afterwards)
 
     def new_repository(self, request: Request) -> repositories.New:

@@ -18,12 +18,14 @@ def build_context(
     *,
     exposed: bool = False,
     head_by_redirect: bool = False,
+    challenges: bool = True,
     afterwards: "Afterwards | None" = None,
 ) -> "Context":
     """Everything that the functions of one process share. Opens no connection.
 
     ``exposed`` is set by a host that other machines reach whatever the settings say;
-    ``head_by_redirect`` and ``afterwards`` are told in ``Context``. Raises ``SettingsError``.
+    ``head_by_redirect``, ``challenges`` and ``afterwards`` are told in ``Context``. Raises
+    ``SettingsError``.
     """
     from chalicelib.afterwards import Afterwards
     from chalicelib.context import Context
@@ -54,6 +56,7 @@ def build_context(
         capabilities=Capabilities(keys, settings.upload_expiry),
         mailer=open_mailer(settings),
         head_by_redirect=head_by_redirect,
+        challenges=challenges,
         afterwards=afterwards or Afterwards(),
     )
 

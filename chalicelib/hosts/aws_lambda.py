@@ -115,6 +115,7 @@ def _context() -> "Context":
             settings,
             exposed=True,
             head_by_redirect=True,
+            challenges=False,
             afterwards=Afterwards(least=MAIL_SECONDS),
         )
     except SettingsError as error:

@@ -393,7 +393,8 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
 
         if context.database.transaction(work):
             return True
-    context.access.widen(request, repository, candidates)
+    if context.challenges:
+        context.access.widen(request, repository, candidates)
     return False
 
 

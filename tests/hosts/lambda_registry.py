@@ -18,7 +18,14 @@ from tests.hosts.lambda_runtime import Function, RuntimeApi
 from tests.servers import S3, Postgres, free_port, stopping
 
 USER, PASSWORD = "tester", "correct horse"
-AUTHORIZATION = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    """The Authorization field that logs in."""
+    return {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+
+
+AUTHORIZATION = basic(USER, PASSWORD)
 
 
 def migrated(database_url: str) -> str:
@@ -114,13 +121,14 @@ def lambda_registry(directory: Path, postgres: Postgres, s3_server: S3) -> Itera
 class LoggedIn:
     """A client that sends its credentials, and no ``Accept``: many Go programs send none."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, name: str = USER, password: str = PASSWORD) -> None:
         self._client = HTTPClient(host)
+        self._authorization = basic(name, password)
 
     def request(
         self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
     ) -> Answer:
-        return self._client.request(method, target, body, AUTHORIZATION | dict(headers or {}))
+        return self._client.request(method, target, body, self._authorization | dict(headers or {}))
 
 
 class Redirected(LoggedIn):

@@ -164,6 +164,21 @@ def test_a_public_repository_is_for_everyone(
     assert stranger.request("PUT", target, image.manifest.data, token).status == 401
 
 
+def test_a_mount_that_needs_a_wider_token_is_an_upload(
+    client: LoggedIn, stranger: HTTPClient
+) -> None:
+    """A challenge by the function would not be seen."""
+    digest = push_blob(client, "lambda/source", b"mounted")
+    narrow = "repository:lambda/target:pull,push"
+    for scopes, status in (([narrow], 202), ([narrow, "repository:lambda/source:pull"], 201)):
+        answer = stranger.request(
+            "POST",
+            f"/v2/lambda/target/blobs/uploads/?mount={digest}&from=lambda/source",
+            headers=bearer(client, *scopes),
+        )
+        assert answer.status == status, answer
+
+
 def test_an_access_token_is_a_password(
     stranger: HTTPClient, lambda_registry: LambdaRegistry
 ) -> None:
