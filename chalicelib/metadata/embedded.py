@@ -18,6 +18,7 @@ import logging
 import os
 import pwd
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -195,11 +196,16 @@ class Embedded:
             self._child = self._start(*command, "-h", "", output=words)
 
     def _halt(self) -> None:
-        for mode in ("fast", "immediate"):  # the second where the first takes more than a minute
-            if self._run("pg_ctl", "-D", str(self.directory), "-m", mode, "stop").returncode == 0:
+        # The second way where the first takes more than a minute.
+        for number, mode in ((signal.SIGINT, "fast"), (signal.SIGQUIT, "immediate")):
+            if self._child is not None and self._child.poll() is None:
+                # Its note, by which pg_ctl would find it, may not be there yet.
+                self._child.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(60)
+                    break
+            elif self._run("pg_ctl", "-D", str(self.directory), "-m", mode, "stop").returncode == 0:
                 break
-        if self._child is not None:
-            self._child.wait()
 
     def _last_words(self) -> str:
         """Why a server did not start. Its log begins in one file and goes on in another."""
