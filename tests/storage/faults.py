@@ -39,6 +39,7 @@ class FaultyProxy(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
 
     def __init__(self, target: str) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
@@ -48,6 +49,7 @@ class FaultyProxy(socketserver.ThreadingTCPServer):
         self.always: dict[str, Fault] = {}
         self.seen: list[Seen] = []
         self.stopped = threading.Event()
+        self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def will(self, operation: str, *faults: Fault | None) -> None:
@@ -60,8 +62,9 @@ class FaultyProxy(socketserver.ThreadingTCPServer):
 
     def fault(self, operation: str) -> Fault | None:
         """What happens to this request."""
-        plan = self.plans[operation]
-        return plan.popleft() if plan else self.always.get(operation)
+        with self._lock:
+            plan = self.plans[operation]
+            return plan.popleft() if plan else self.always.get(operation)
 
     def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
         """Close at once, so that a reset is one."""
@@ -79,14 +82,11 @@ class _Connection(socketserver.StreamRequestHandler):
     server: FaultyProxy
 
     def handle(self) -> None:
-        with (
-            contextlib.suppress(OSError),
-            contextlib.closing(http.client.HTTPConnection(self.server.target)) as onward,
-        ):
-            while self.relay(onward):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while self.relay():
                 pass
 
-    def relay(self, onward: http.client.HTTPConnection) -> bool:
+    def relay(self) -> bool:
         first = self.rfile.readline().decode()
         if not first:
             return False
@@ -113,12 +113,14 @@ class _Connection(socketserver.StreamRequestHandler):
                 + answer
             )
             return True
-        onward.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        for name, value in headers.items():
-            onward.putheader(name, value)
-        onward.endheaders(body or None)
-        response = onward.getresponse()
-        data = response.read()
+        # A connection that is kept could have been closed by S3, a fault that was not planned.
+        with contextlib.closing(http.client.HTTPConnection(self.server.target)) as onward:
+            onward.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                onward.putheader(name, value)
+            onward.endheaders(body or None)
+            response = onward.getresponse()
+            data = response.read()
         head = f"HTTP/1.1 {response.status} {response.reason}\r\n"
         kept = [pair for pair in response.getheaders() if pair[0] != "Transfer-Encoding"]
         if method != "HEAD":
