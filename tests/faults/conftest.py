@@ -37,7 +37,7 @@ class Place:
         registry starts."""
         self.query("UPDATE uploads SET expires_at = now() - interval '1 second'")
         registry.restart()
-        for _ in until(20, 0.1):
+        for _ in until(60, 0.1):
             if self.query("SELECT count(*) FROM uploads") == [[0]]:
                 break
         assert self.names() == self.blobs()

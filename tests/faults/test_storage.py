@@ -361,7 +361,7 @@ def test_temporary_files_have_no_room(
             location = begin(client, "no/room")
             wire.head("PATCH", location, f"Content-Length: {6 * MIB}").send(DATA[: 4 * MIB])
         refusals = []
-        for _ in until(20, 0.1):
+        for _ in until(60, 0.1):
             refusals = [wire for wire in wires if select.select([wire.socket], [], [], 0)[0]]
             if refusals:
                 break
@@ -373,7 +373,7 @@ def test_temporary_files_have_no_room(
         assert client.request("GET", "/ready").status == 200
         assert client.request("GET", "/v2/_catalog").status == 200
     image = make_image((9 * MIB, 1000), "room again")
-    for _ in until(20, 0.2):
+    for _ in until(60, 0.2):
         if free(small_disk) > 15 * MIB:
             break
     push_image(client, "no/room", image, "latest")

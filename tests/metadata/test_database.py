@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -335,13 +336,14 @@ class TestPool:
         def work(transaction: Transaction) -> None:
             transaction.run("SELECT 1")
             with ThreadPoolExecutor() as threads, pytest.raises(Unavailable, match="more to do"):
-                threads.submit(one.run, "SELECT 1").result(5)
+                threads.submit(one.run, "SELECT 1").result(20)
 
         one.transaction(work)
         assert one.run("SELECT 1") == [[1]]
 
     def test_first_come_first_served(self, connect: Connect) -> None:
         database = connect(pool=1)
+        waiters = database._pool._waiters
         served: list[int] = []
         with ThreadPoolExecutor(8) as threads:
 
@@ -351,7 +353,7 @@ class TestPool:
                     threads.submit(
                         database.transaction, lambda _, number=number: served.append(number)
                     )
-                    time.sleep(0.02)
+                    assert soon(lambda: len(waiters) > number)  # noqa: B023
 
             database.transaction(work)
             # Coming back at once, this thread is still behind those that wait.
@@ -430,7 +432,7 @@ class TestOutages:
             database.run("SELECT pg_sleep(60)")
         with pytest.raises(Unavailable):
             database.transaction(lambda transaction: transaction.run("SELECT pg_sleep(60)"))
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 20
         asleep = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60%'"
         assert soon(lambda: server.query(asleep + " AND state = 'active'") == [[0]])
 
@@ -445,13 +447,13 @@ class TestOutages:
     def test_a_server_that_says_nothing(
         self, connect: Connect, paused: Callable[[int], None], prepare: bool
     ) -> None:
-        database = connect(timeout=1, prepare=prepare)
+        database = connect(timeout=3, prepare=prepare)
         process = backend(database)
         paused(process)
         began = time.monotonic()
         with pytest.raises(Unavailable):
             database.run("SELECT 1")
-        assert 0.9 < time.monotonic() - began < 2
+        assert 2.9 < time.monotonic() - began < 6, "it waits once"
         assert backend(database) != process
 
     def test_a_server_that_takes_connections_and_says_nothing(
@@ -468,12 +470,12 @@ class TestOutages:
         began = time.monotonic()
         with pytest.raises(Unavailable) as caught:
             database.check()
-        assert 4 < time.monotonic() - began < 9
+        assert 4 < time.monotonic() - began < 20
         assert "Connection refused" in str(caught.value.__cause__)
         began = time.monotonic()
         with pytest.raises(Unavailable):
             database.check()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
 
     def test_a_server_that_starts_is_waited_for(
         self, connect: Connect, database: Database, server: Postgres
@@ -549,8 +551,9 @@ class TestOutages:
         self, connect: Connect, database: Database, server: Postgres
     ) -> None:
         database.run(INSERT, id=1)
+        ours = Path(f"/proc/{backend(database)}")
         os.kill(backend(connect()), signal.SIGKILL)  # at which Postgres ends all others, too
-        time.sleep(0.3)
+        assert soon(lambda: not ours.exists())
         database.run(INSERT, id=2)
         assert values(database) == ["x", "x"]
 
@@ -659,8 +662,8 @@ def hold_connections(database: Database, count: int) -> None:
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    """Whether something comes true within five seconds."""
-    end = time.monotonic() + 5
+    """Whether something comes true within half a minute."""
+    end = time.monotonic() + 30
     while not condition():
         if time.monotonic() > end:
             return False

@@ -11,6 +11,7 @@ import pytest
 
 from chalicelib.metadata.database import Database
 from chalicelib.metadata.migrate import MIGRATIONS, MigrationError, current, migrate
+from tests.hosts.wire import until
 from tests.servers import Postgres, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -118,10 +119,15 @@ def test_a_lock_that_others_hold(
                 lambda t: t.run(f"SELECT pg_sleep({seconds}) FROM (SELECT FROM first) AS locked")
             )
 
+        locks = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'first'::regclass AND "
         held = threads.submit(hold, 15)
-        time.sleep(0.3)
+        for _ in until():
+            if database.run(locks + "granted") == [[True]]:
+                break
         migrating = threads.submit(migrate, url, migrations)
-        time.sleep(0.3)
+        for _ in until():
+            if database.run(locks + "NOT granted") == [[True]]:
+                break
         # A reader queues behind the migration, but not for as long as the lock is held.
         began = time.monotonic()
         connect(timeout=30).run("SELECT id FROM first")
