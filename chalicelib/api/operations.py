@@ -41,11 +41,16 @@ NOUNS = (
     "accounts",
     "administration",
     "passkeys",
+    "external",
     "organisations",
     "invitations",
     "teams",
     "robots",
     "grants",
+    "trust",
+    "repositories",
+    "tokens",
+    "audit",
     "openapi",
 )
 """Modules with a table ``OPERATIONS``, in the order of the API's description."""

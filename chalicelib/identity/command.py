@@ -81,6 +81,12 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("id", metavar="ID")
 
     repositories = group("repo", "manage repositories")
+    add(repositories, "list", list_repositories, "list all repositories")
+    parser = add(repositories, "rename", rename_repository, "give a repository another name")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("to", metavar="NEW-NAME", help="the former name leads there from now on")
+    parser = add(repositories, "delete", delete_repository, "delete a repository and all in it")
+    parser.add_argument("name", metavar="NAME")
     parser = add(repositories, "visibility", set_visibility, "say who may pull from a repository")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("visibility", choices=("public", "private"))
@@ -267,13 +273,49 @@ def revoke_token(options: argparse.Namespace) -> int:
     return 0
 
 
+def list_repositories(options: argparse.Namespace) -> int:
+    """List repositories."""
+    from chalicelib.metadata import repositories
+
+    with _opened() as (database, _settings):
+        found = repositories.everything(database)
+    shown = [(name, "public" if public else "private") for name, public in found]
+    if options.json:
+        print(json.dumps([{"name": name, "visibility": each} for name, each in shown]))
+    else:
+        for name, visibility in shown:
+            print(f"{visibility:8} {name}")
+    return 0
+
+
+def rename_repository(options: argparse.Namespace) -> int:
+    """Give a repository another name."""
+    from chalicelib.identity import repositories
+
+    with _opened() as (database, _settings):
+        repositories.rename(database, options.name, options.to, by=OPERATOR)
+    answer = {"name": options.to, "former_name": options.name}
+    _print(options, answer, f"{options.name} is called {options.to} now")
+    return 0
+
+
+def delete_repository(options: argparse.Namespace) -> int:
+    """Delete a repository."""
+    from chalicelib.identity import repositories
+
+    with _opened() as (database, _settings):
+        repositories.delete(database, options.name, by=OPERATOR)
+    _print(options, {"name": options.name, "deleted": True}, f"{options.name} is deleted")
+    return 0
+
+
 def set_visibility(options: argparse.Namespace) -> int:
     """Make a repository public or private."""
     from chalicelib.identity import repositories
 
     public = options.visibility == "public"
     with _opened() as (database, _settings):
-        repositories.set_visibility(database, options.name, public=public, by=OPERATOR)
+        repositories.change(database, options.name, public=public, description=None, by=OPERATOR)
     answer = {"name": options.name, "visibility": options.visibility}
     _print(options, answer, f"{options.name} is {options.visibility}")
     return 0
@@ -292,7 +334,8 @@ def show_audit(options: argparse.Namespace) -> int:
         for entry in found:
             detail = " ".join(f"{key}={json.dumps(value)}" for key, value in entry.detail.items())
             print(
-                f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.event:24} {entry.subject or '-'}  {detail}"
+                f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.event:24}"
+                f" {entry.by or entry.subject or '-'}  {entry.name or ''}  {detail}"
             )
     return 0
 

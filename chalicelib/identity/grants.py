@@ -7,10 +7,10 @@ from chalicelib.metadata.robots import Role
 
 
 def give(
-    database: Database, place: Place, namespace: int, name: str, role: Role, *, by: str
+    database: Database, place: Place, namespace: int | None, name: str, role: Role, *, by: str
 ) -> Grant | None:
     """Give somebody a role in the place of what they had by a grant there. ``namespace`` is the
-    account whose namespace that is or lies in. None where the name means nobody, or another
+    account whose namespace that is or lies in, if any. None where the name means nobody, or another
     account's robot or team: which of these there are is not told."""
 
     def work(transaction: Transaction) -> Grant | None:
@@ -33,7 +33,7 @@ def give(
     return database.transaction(work)
 
 
-def take(database: Database, place: Place, namespace: int, name: str, *, by: str) -> bool:
+def take(database: Database, place: Place, namespace: int | None, name: str, *, by: str) -> bool:
     """Take a grant away; False where there is none."""
 
     def work(transaction: Transaction) -> bool:
@@ -54,6 +54,6 @@ def take(database: Database, place: Place, namespace: int, name: str, *, by: str
     return database.transaction(work)
 
 
-def _grantee(transaction: Transaction, namespace: int, name: str) -> Grantee | None:
+def _grantee(transaction: Transaction, namespace: int | None, name: str) -> Grantee | None:
     found = grants.grantee(transaction, name)
     return found if found is not None and found.owner in (None, namespace) else None

@@ -8,14 +8,17 @@ from chalicelib.metadata.database import Runner
 
 class Entry(NamedTuple):
     """One event. ``subject`` is who did it, ``account`` and ``repository`` whom and what it
-    concerns: ids."""
+    concerns: ids. ``by`` is what the subject is called now, and ``name`` what the repository is as
+    long as it lies in that account's namespace; else None."""
 
     id: int
     at: Any
     event: str
     subject: str
+    by: str | None
     account: int | None
     repository: int | None
+    name: str | None
     detail: dict[str, Any]
 
 
@@ -47,10 +50,15 @@ def page(
     """At most ``count`` events, the newest first, older than the one of the id ``before``; those
     that concern one account, or all."""
     rows = runner.run(
-        "SELECT id, at, event, subject, account_id, repository_id, detail FROM audit"
-        " WHERE (CAST(:before AS bigint) IS NULL OR id < :before)"
-        " AND (CAST(:account AS bigint) IS NULL OR account_id = :account)"
-        " ORDER BY id DESC LIMIT :count",
+        "SELECT e.id, e.at, e.event, e.subject, s.name, e.account_id, e.repository_id, r.name,"
+        " e.detail FROM audit e LEFT JOIN accounts n ON n.id = e.account_id"
+        " LEFT JOIN accounts s"
+        " ON s.id = CAST(substring(e.subject FROM '^account:([0-9]+)') AS bigint)"
+        " LEFT JOIN repositories r"
+        " ON r.id = e.repository_id AND split_part(r.name, '/', 1) = n.name"
+        " WHERE (CAST(:before AS bigint) IS NULL OR e.id < :before)"
+        " AND (CAST(:account AS bigint) IS NULL OR e.account_id = :account)"
+        " ORDER BY e.id DESC LIMIT :count",
         count=count,
         before=before,
         account=account,

@@ -91,14 +91,18 @@ def revoke(runner: Runner, family: str, account_id: int | None = None) -> bool:
     )
 
 
-def listed(runner: Runner, account_id: int) -> list[Family]:
-    """Families of an account that still work."""
+def listed(runner: Runner, account_id: int, last: str, count: int) -> list[Family]:
+    """At most ``count`` families of an account that still work, in the order of their ids, after
+    ``last``."""
     rows = runner.run(
         "SELECT f.id, f.account_id, f.access_token_id, f.client, f.created_at"
         " FROM refresh_families f WHERE f.account_id = :account AND f.revoked_at IS NULL"
+        " AND (:last = '' OR f.id > CAST(nullif(:last, '') AS uuid))"
         " AND EXISTS (SELECT FROM refresh_tokens t WHERE t.family_id = f.id"
-        " AND t.used_at IS NULL AND t.expires_at > now()) ORDER BY f.created_at",
+        " AND t.used_at IS NULL AND t.expires_at > now()) ORDER BY f.id LIMIT :count",
         account=account_id,
+        last=last,
+        count=count,
     )
     return [
         Family(str(row[0]), row[1], str(row[2]) if row[2] else None, row[3], row[4]) for row in rows
