@@ -61,7 +61,7 @@ def remove(runner: Runner, link_id: str, account_id: int) -> str | None:
     """Take a link away; gives its issuer, None where there is no such link."""
     rows = runner.run(
         "DELETE FROM external_identities"
-        " WHERE id = CAST(:id AS uuid) AND account_id = :account RETURNING issuer",
+        " WHERE account_id = :account AND CAST(id AS text) = :id RETURNING issuer",
         id=link_id,
         account=account_id,
     )

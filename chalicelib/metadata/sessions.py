@@ -83,5 +83,16 @@ def end(runner: Runner, session_id: str, account_id: int) -> bool:
     )
 
 
+def end_others(runner: Runner, account_id: int, method: str, session_id: str | None) -> None:
+    """Sign out the browsers of an account that were signed in by a method, but for one."""
+    runner.run(
+        "DELETE FROM sessions WHERE account_id = :account AND method = :method"
+        " AND CAST(id AS text) IS DISTINCT FROM CAST(:id AS text)",
+        account=account_id,
+        method=method,
+        id=session_id,
+    )
+
+
 def _hash(cookie: str) -> bytes:
     return hashlib.sha256(cookie.encode(errors="surrogateescape")).digest()

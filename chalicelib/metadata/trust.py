@@ -67,7 +67,7 @@ def listed(runner: Runner, account_id: int, last: str, limit: int) -> list[Rule]
     """At most ``limit`` rules of an account, in the order of their ids, after ``last``."""
     rows = runner.run(
         f"SELECT {_COLUMNS} FROM trust_rules r WHERE r.account_id = :account"
-        " AND (:last = '' OR r.id > CAST(nullif(:last, '') AS uuid)) ORDER BY r.id LIMIT :limit",
+        ' AND CAST(r.id AS text) COLLATE "C" > :last ORDER BY r.id LIMIT :limit',
         account=account_id,
         last=last,
         limit=limit,
@@ -75,10 +75,13 @@ def listed(runner: Runner, account_id: int, last: str, limit: int) -> list[Rule]
     return [_rule(row) for row in rows]
 
 
-def find(runner: Runner, rule_id: str) -> Rule | None:
-    """The rule of that id."""
+def find(runner: Runner, account_id: int, rule_id: str) -> Rule | None:
+    """The rule of that id, where it is the account's."""
     rows = runner.run(
-        f"SELECT {_COLUMNS} FROM trust_rules r WHERE r.id = CAST(:id AS uuid)", id=rule_id
+        f"SELECT {_COLUMNS} FROM trust_rules r"
+        " WHERE r.account_id = :account AND CAST(r.id AS text) = :id",
+        account=account_id,
+        id=rule_id,
     )
     return _rule(rows[0]) if rows else None
 
