@@ -179,8 +179,7 @@ def ask_for_reset(call: Call) -> None:
 def complete_reset(call: Call) -> None:
     """Choose another password by the secret of a link. All browsers are signed out."""
     account = emails.reset_password(call.context, call.body.secret, call.body.password)
-    for login in filter(None, (account.name, account.email)):
-        call.access.limits.trust(call.request.client, login.lower())
+    call.access.limits.trust(call.request.client, f"account:{account.id}")
 
 
 def delete_account(call: Call) -> Answer:

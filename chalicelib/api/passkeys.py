@@ -130,8 +130,7 @@ def sign_in_with_passkey(call: Call) -> Answer:
         if refused.account_id is not None:
             audit.add(database, "passkey.refuse", "", account=refused.account_id)
         raise Problem(401, refused.sentence, headers=[("WWW-Authenticate", "Session")]) from None
-    account = _account(call, account_id)
-    call.access.limits.trust(call.request.client, account.name)
+    call.access.limits.trust(call.request.client, f"account:{account_id}")
     return signed_in(call, account_id, "passkey")
 
 

@@ -139,6 +139,8 @@ class Authenticator:
         epoch = self._epoch.now(fresh=fresh)
         known = self._known.get(proof)
         if known is not None and known.epoch == epoch:
+            # Or else who may guess no more would still be told the right one.
+            self._limits.check_sign_in(address, f"account:{known.subject.account}")
             return known.subject
         held = accounts.secret(self._database, name)
         if known is not None and held is not None and held.password_hash == known.password_hash:
