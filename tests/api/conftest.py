@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,18 @@ def basic(name: str, password: str) -> str:
     return "Basic " + b64encode(f"{name}:{password}".encode()).decode()
 
 
-@pytest.fixture
-def world(postgres: Postgres, tmp_path: Path) -> Iterator[World]:
+@contextmanager
+def opened(postgres: Postgres, folder: Path, **settings: str) -> Iterator[World]:
+    """A registry with settings besides, by the names of their variables."""
     url = postgres.new_database()
     migrate(url)
-    settings = Settings.from_environment(
-        {
-            "OPENREGISTRY_ACCESS": "accounts",
-            "OPENREGISTRY_DATABASE_URL": url,
-            "OPENREGISTRY_DATA_DIR": str(tmp_path),
-            "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
-        }
-    )
-    context = build_context(settings)
+    environment = {
+        "OPENREGISTRY_ACCESS": "accounts",
+        "OPENREGISTRY_DATABASE_URL": url,
+        "OPENREGISTRY_DATA_DIR": str(folder),
+        "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
+    }
+    context = build_context(Settings.from_environment({**environment, **settings}))
     ids = {
         name: users.create(
             context.database,
@@ -73,3 +73,9 @@ def world(postgres: Postgres, tmp_path: Path) -> Iterator[World]:
     }
     yield World(context, CoreClient(context), ids)
     context.database.close()
+
+
+@pytest.fixture
+def world(postgres: Postgres, tmp_path: Path) -> Iterator[World]:
+    with opened(postgres, tmp_path) as registry:
+        yield registry
