@@ -138,10 +138,11 @@ class Authenticator:
         proof = self._proof(name, password)
         epoch = self._epoch.now(fresh=fresh)
         known = self._known.get(proof)
-        if known is not None and known.epoch == epoch:
+        if known is not None:
             # Or else who may guess no more would still be told the right one.
             self._limits.check_sign_in(address, f"account:{known.subject.account}")
-            return known.subject
+            if known.epoch == epoch:
+                return known.subject
         held = accounts.secret(self._database, name)
         if known is not None and held is not None and held.password_hash == known.password_hash:
             return self._remember(proof, known._replace(epoch=epoch))
