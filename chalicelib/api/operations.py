@@ -141,7 +141,7 @@ class Answer:
 class Paging(msgspec.Struct):
     """The query of every list: how many, and after the ``next`` of the page before."""
 
-    after: Annotated[str, msgspec.Meta(max_length=300)] = ""
+    after: Annotated[str, msgspec.Meta(max_length=300, pattern=r"^[^\x00]*$")] = ""
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
 
 
@@ -222,7 +222,8 @@ def table() -> list[tuple[Operation, re.Pattern[str]]]:
         for operation in importlib.import_module(f"chalicelib.api.{noun}").OPERATIONS:
             parts = re.split(r"{(\w+)}", PREFIX + operation.path)
             for index in range(1, len(parts), 2):
-                some = ".+?" if parts[index] == "repository" else "[^/]+"
+                # No NUL, which Postgres has in no text.
+                some = r"[^\0]+?" if parts[index] == "repository" else r"[^/\0]+"
                 parts[index] = f"(?P<{parts[index]}>{some})"
             for index in range(0, len(parts), 2):
                 parts[index] = re.escape(parts[index])

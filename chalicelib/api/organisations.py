@@ -64,7 +64,7 @@ class NewRole(msgspec.Struct):
 class Transfer(msgspec.Struct):
     """The member who is to be an owner in one's own place."""
 
-    to: Name
+    to: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
 
 
 def create_organisation(call: Call) -> Organisation:

@@ -270,6 +270,7 @@ def test_lists_come_in_pages(world: World) -> None:
         found += [each["name"] for each in page["items"]]
         after = page["next"]
         pages += 1
+    assert world.call("GET", "/organisations?after=%00", by="alice").status == 422
     assert (found, pages) == ([f"org{number}" for number in range(5)], 3)
 
 
@@ -422,6 +423,7 @@ def test_ownership_is_transferred_to_a_member(acme: Acme) -> None:
     world = acme.world
     add_user(world, "carol")
     path = f"{acme.path}/transfer"
+    assert world.call("POST", path, {"to": "\0"}, by="alice").status == 422
     for to in ("carol", "alice", "nobody"):
         answer = world.call("POST", path, {"to": to}, by="alice")
         assert answer.status == 422
