@@ -24,6 +24,12 @@ const links = {
     secret: "secret",
     done: "The administrator is made. Sign in.",
   },
+  organisation: {
+    path: "organisation-invitations/accept",
+    secret: "secret",
+    done: "You are a member of the organisation.",
+    needsSession: "Sign in to accept the invitation.",
+  },
 };
 
 async function call(method, path, body) {
@@ -60,7 +66,9 @@ function say(text, isError = false) {
 let opened = null;
 
 function show(id) {
-  const shown = opened?.kind ?? id;
+  const wanted = id === "signed-out" ? links[opened?.kind]?.needsSession : undefined;
+  if (wanted) say(wanted);
+  const shown = wanted ? id : opened?.kind ?? id;
   for (const section of document.querySelectorAll("section")) section.hidden = section.id !== shown;
 }
 
@@ -94,16 +102,12 @@ function explained(error) {
 
 const entered = (form) => Object.fromEntries(new FormData(form));
 
-// Show the section that a link in the address asks for, whose secret then leaves the address and
-// the history.
+// Note the link in the address, whose secret then leaves the address and the history.
 function openLink() {
   const [kind, secret] = [...new URLSearchParams(location.hash.slice(1))][0] ?? [];
-  if (!Object.hasOwn(links, kind ?? "")) return false;
+  if (!Object.hasOwn(links, kind ?? "")) return;
   history.replaceState(null, "", location.pathname);
   opened = { kind, secret };
-  say("");
-  show(kind);
-  return true;
 }
 
 async function refresh() {
@@ -171,6 +175,12 @@ on(byId("sign-up"), "submit", async (form) => {
   say("Your account is made. Open the link in the mail that was sent to you, then sign in.");
 });
 
+on(byId("forgotten"), "submit", async (form) => {
+  await call("POST", "password-resets", entered(form));
+  form.reset();
+  say("If there is an account of that email, a mail with a link was sent to it.");
+});
+
 on(byId("sign-out"), "click", async () => {
   await call("DELETE", "session");
   await refresh();
@@ -197,13 +207,16 @@ for (const [kind, link] of Object.entries(links)) {
   });
 }
 
-// A link that is opened where the page is open already changes the fragment alone.
-window.addEventListener("hashchange", openLink);
-
-if (!openLink()) {
+async function begin() {
+  openLink();
+  say("");
   try {
     await refresh();
   } catch (error) {
     say(explained(error), true);
   }
 }
+
+// A link that is opened where the page is open already changes the fragment alone.
+window.addEventListener("hashchange", begin);
+begin();

@@ -1,10 +1,13 @@
 """The account page in a real browser, Debian's Chromium, with its virtual authenticator."""
 
+import email
+import itertools
 import json
-import threading
-from collections.abc import Iterator
-from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from email.policy import default
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,13 +17,11 @@ from playwright.sync_api import Browser, CDPSession, Page, expect, sync_playwrig
 from chalicelib import console
 from chalicelib.context import Context
 from chalicelib.http import Headers, Request
-from chalicelib.identity import passkeys
-from chalicelib.identity.passkeys import PasskeyRefused, RelyingParty, relying_party
+from chalicelib.identity import users
 from chalicelib.metadata.database import Database
-from chalicelib.metadata.migrate import migrate
-from chalicelib.settings import Settings
+from tests.client import HTTPClient
 from tests.conftest import need
-from tests.servers import Postgres
+from tests.servers import Postgres, Registry, stopping, wait_until
 
 CHROMIUM = "/usr/bin/chromium"
 PASSWORD = "correct:horse ünd battery"
@@ -30,147 +31,86 @@ FILES = {
     "/account.js": console.script,
     "/account.css": console.style,
 }
+_numbers = itertools.count(1)
 
 
-LINKS = {
-    "POST accounts",
-    "POST email-verifications",
-    "POST password-resets",
-    "POST first-administrator",
-}
+class Place:
+    """A registry with accounts, and the mails that it sends."""
 
-
-class Problem(Exception):
-    """An answer that is none of success."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-
-
-def challenge(found: tuple[dict[str, Any], str]) -> dict[str, Any]:
-    return {"options": found[0], "state": found[1]}
-
-
-class Server(ThreadingHTTPServer):
-    """The page, and as much of the API as it speaks to, for one user, alice."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, registry: Registry, database: Database) -> None:
+        self.registry = registry
         self.database = database
-        [[self.alice]] = database.run(
-            "INSERT INTO accounts (kind, name) VALUES ('user', 'alice') RETURNING id"
+        self.url = registry.url.replace("127.0.0.1", "localhost")
+
+    def user(self) -> str:
+        """The name of a new user."""
+        name = f"user-{next(_numbers)}"
+        users.create(
+            self.database, name, address(name), PASSWORD, by="operator", email_verified=True
         )
-        self.session: int | None = None
-        self.url = f"http://localhost:{self.server_port}"
-        self.asked: list[tuple[str, Any]] = []
+        return name
 
-    def call(self, method: str, path: str, host: str, body: Any) -> Any:
-        us = relying_party(Settings(), host)
-        endpoint = f"{method} {path.removeprefix('/api/v1/')}"
-        self.asked.append((endpoint, body))
-        match endpoint.split("/"):
-            case ["POST session"]:
-                if body != {"name": "alice", "password": PASSWORD}:
-                    raise Problem(401, "The name or the password is wrong.")
-                self.session = self.alice
-            case ["DELETE session"]:
-                self.session = None
-            case ["POST session", "passkey-options"]:
-                return challenge(passkeys.sign_in_options(self.database, us))
-            case ["POST session", "passkey"]:
-                self.session = passkeys.sign_in(
-                    self.database, body["state"], body["credential"], us
-                )
-            case [first, *_] if first in LINKS:
-                pass
-            case rest if self.session is not None:
-                return self.signed_in(rest, self.session, us, body)
-            case _:
-                raise Problem(401, "Sign in first.")
-        return None
+    def call(self, method: str, path: str, body: Any = None, *, by: str = "root") -> Any:
+        """Call the API."""
+        answer = HTTPClient(self.registry.host).request(
+            method,
+            f"/api/v1/{path}",
+            json.dumps(body).encode() if body is not None else b"",
+            {
+                "Authorization": "Basic " + b64encode(f"{by}:{PASSWORD}".encode()).decode(),
+                "Content-Type": "application/json",
+            },
+        )
+        assert answer.status < 300, answer
+        return answer.json if answer.body else None
 
-    def signed_in(self, endpoint: list[str], account: int, us: RelyingParty, body: Any) -> Any:
-        match endpoint:
-            case ["GET session"]:
-                return {"name": "alice"}
-            case ["GET passkeys"]:
-                items = [each._asdict() for each in passkeys.listed(self.database, account)]
-                return {"items": items}
-            case ["POST passkeys", "registration-options"]:
-                return challenge(passkeys.registration_options(self.database, account, "alice", us))
-            case ["POST passkeys"]:
-                made = passkeys.register(
-                    self.database, account, body["state"], body["credential"], body["name"], us
-                )
-                return {"id": made.id}
-            case ["DELETE passkeys", number]:
-                passkeys.remove(self.database, account, number)
-                return None
-        raise Problem(404, "There is nothing at this path.")
+    def link(self, name: str) -> str:
+        """The path of the link in the newest mail to a user, once it has come."""
+        links: list[str] = []
+
+        def come() -> bool:
+            links[:] = [link for to, link in map(_link, self._mails()) if to == address(name)]
+            return bool(links)
+
+        wait_until(come, 10, lambda: f"a mail with a link to {name}")
+        return links[-1].removeprefix(self.url)
+
+    def _mails(self) -> list[Path]:
+        return sorted((self.registry.data_dir / "mail").glob("*.eml"))
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Carries requests to the server's functions."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        if self.path in FILES:
-            request = Request("GET", self.path, headers=Headers(self.headers.items()))
-            response = FILES[self.path](CONTEXT, request)
-            assert isinstance(response.body, bytes)
-            self.answer(response.status, dict(response.headers), response.body)
-        else:
-            self.call()
-
-    def do_POST(self) -> None:
-        self.call()
-
-    def do_DELETE(self) -> None:
-        self.call()
-
-    def call(self) -> None:
-        text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.command != "GET":
-            assert self.headers["Content-Type"] == "application/json"
-        status, kind = 200, "application/json"
-        try:
-            found = self.server.call(
-                self.command, self.path, self.headers["Host"], json.loads(text) if text else None
-            )
-        except Problem as problem:
-            status, kind = problem.status, "application/problem+json"
-            found = {"status": problem.status, "title": "No", "detail": str(problem)}
-        except PasskeyRefused as refusal:
-            status, kind = 403, "application/problem+json"
-            found = {"status": 403, "title": "Refused", "detail": refusal.sentence}
-        body = b"" if found is None else json.dumps(found, default=datetime.isoformat).encode()
-        self.answer(status if body else 204, {"Content-Type": kind}, body)
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+def address(name: str) -> str:
+    return f"{name}@example.org"
 
 
-@pytest.fixture
-def server(postgres: Postgres) -> Iterator[Server]:
+def _link(file: Path) -> tuple[str, str]:
+    mail = email.message_from_bytes(file.read_bytes(), policy=default)
+    body = mail.get_body()
+    assert body is not None
+    found = re.search(r"\S+/account#\S+", body.get_content())
+    return str(mail["To"]), found.group() if found else ""
+
+
+@pytest.fixture(scope="module")
+def place(directory: Path, postgres: Postgres) -> Iterator[Place]:
     url = postgres.new_database()
-    migrate(url)
-    database = Database(url)
-    with Server(database) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-    database.close()
+    settings = {
+        "ACCESS": "accounts",
+        "SIGN_UP": "open",
+        "DATABASE_URL": url,
+        "ADMIN_NAME": "root",
+        "ADMIN_EMAIL": address("root"),
+        "ADMIN_PASSWORD": PASSWORD,
+    }
+    registry = Registry(
+        directory / "account-page",
+        {f"OPENREGISTRY_{name}": value for name, value in settings.items()},
+    )
+    with stopping(registry):
+        registry.start()
+        database = Database(url)
+        yield Place(registry, database)
+        database.close()
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +129,9 @@ def errors() -> list[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, server: Server, errors: list[str]) -> Iterator[Page]:
+def page(browser: Browser, place: Place, errors: list[str]) -> Iterator[Page]:
     """A page that may have no errors; a problem of the API is none."""
-    context = browser.new_context(base_url=server.url)
+    context = browser.new_context(base_url=place.url)
     page = context.new_page()
     page.set_default_timeout(10_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -251,12 +191,26 @@ def phone(page: Page) -> Phone:
     return Phone(page)
 
 
-def sign_in(page: Page, password: str = PASSWORD) -> None:
+@pytest.fixture
+def alice(place: Place) -> str:
+    return place.user()
+
+
+def sign_in(page: Page, name: str, password: str = PASSWORD) -> None:
     page.goto("/account")
+    fill(page, name, password)
+
+
+def fill(page: Page, name: str, password: str = PASSWORD) -> None:
     form = page.locator("#sign-in")
-    form.get_by_label("Name").fill("alice")
+    form.get_by_label("Name").fill(name)
     form.get_by_label("Password").fill(password)
     form.get_by_role("button").click()
+
+
+def sign_out(page: Page) -> None:
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in", exact=True)).to_be_visible()
 
 
 def add_passkey(page: Page, name: str) -> None:
@@ -268,28 +222,29 @@ def use_passkey(page: Page) -> None:
     page.get_by_role("button", name="Sign in with a passkey").click()
 
 
-def signed_in(page: Page) -> None:
-    expect(page.get_by_role("heading", name="Signed in as alice")).to_be_visible()
+def signed_in(page: Page, name: str) -> None:
+    expect(page.get_by_role("heading", name=f"Signed in as {name}", exact=True)).to_be_visible()
 
 
 def message(page: Page, text: str) -> None:
     expect(page.get_by_role("status")).to_contain_text(text)
 
 
-def test_a_password(page: Page) -> None:
-    sign_in(page, "wrong")
-    message(page, "The name or the password is wrong.")
-    sign_in(page)
-    signed_in(page)
+def test_a_password(page: Page, alice: str) -> None:
+    sign_in(page, alice, "wrong")
+    expect(page.get_by_role("status")).to_contain_text("wrong")
+    sign_in(page, alice)
+    signed_in(page, alice)
     page.reload()
-    signed_in(page)
-    page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    signed_in(page, alice)
+    sign_out(page)
     expect(page.get_by_role("heading", name="Passkeys")).to_be_hidden()
+    page.reload()
+    expect(page.get_by_role("heading", name="Sign in", exact=True)).to_be_visible()
 
 
-def test_a_passkey_from_registration_to_removal(page: Page, phone: Phone) -> None:
-    sign_in(page)
+def test_a_passkey_from_registration_to_removal(page: Page, phone: Phone, alice: str) -> None:
+    sign_in(page, alice)
     add_passkey(page, "<b>My phone</b>")
     item = page.get_by_role("listitem")
     expect(item).to_contain_text("<b>My phone</b>added")
@@ -298,9 +253,9 @@ def test_a_passkey_from_registration_to_removal(page: Page, phone: Phone) -> Non
     assert key["isResidentCredential"]
     assert key["rpId"] == "localhost"
 
-    page.get_by_role("button", name="Sign out").click()
+    sign_out(page)
     use_passkey(page)
-    signed_in(page)
+    signed_in(page, alice)
     expect(item).to_contain_text(", used")
 
     add_passkey(page, "Again")
@@ -310,102 +265,156 @@ def test_a_passkey_from_registration_to_removal(page: Page, phone: Phone) -> Non
     page.get_by_role("button", name="Remove <b>My phone</b>").click()
     message(page, "The passkey is removed.")
     expect(item).to_have_count(0)
-    page.get_by_role("button", name="Sign out").click()
+    sign_out(page)
     use_passkey(page)
     message(page, "This passkey is not known here")
 
 
-def test_a_passkey_that_does_not_know_its_user(page: Page, phone: Phone) -> None:
-    sign_in(page)
+def test_a_passkey_that_does_not_know_its_user(page: Page, phone: Phone, alice: str) -> None:
+    sign_in(page, alice)
     add_passkey(page, "Phone")
     expect(page.get_by_role("listitem")).to_have_count(1)
-    page.get_by_role("button", name="Sign out").click()
+    sign_out(page)
     phone.knows_user(False)
     use_passkey(page)
     message(page, "No passkey was used")
     phone.knows_user(True)
     use_passkey(page)
-    signed_in(page)
+    signed_in(page, alice)
 
 
-def test_a_passkey_that_was_copied(page: Page, phone: Phone) -> None:
-    sign_in(page)
+def test_a_passkey_that_was_copied(page: Page, phone: Phone, alice: str) -> None:
+    sign_in(page, alice)
     add_passkey(page, "Phone")
     expect(page.get_by_role("listitem")).to_have_count(1)
-    page.get_by_role("button", name="Sign out").click()
+    sign_out(page)
     use_passkey(page)
-    signed_in(page)
-    page.get_by_role("button", name="Sign out").click()
+    signed_in(page, alice)
+    sign_out(page)
     phone.set_counter(0)
     use_passkey(page)
     message(page, "as if the passkey had been copied")
 
 
-ACCOUNT = {"name": "carol", "email": "carol@example.com", "password": PASSWORD}
-
-
-@pytest.mark.parametrize(
-    ("kind", "entered", "button", "endpoint", "body", "said"),
-    [
-        (
-            "verify", {}, "Verify", "POST email-verifications", {"secret": "s-_3"},
-            "Your email is verified.",
-        ),
-        (
-            "reset", {"password": PASSWORD}, "Set the password", "POST password-resets/complete",
-            {"secret": "s-_3", "password": PASSWORD}, "Your password is set.",
-        ),
-        (
-            "invitation", ACCOUNT, "Make the account", "POST accounts",
-            {"invitation": "s-_3", **ACCOUNT}, "Your account is made.",
-        ),
-        (
-            "first", ACCOUNT, "Make the administrator", "POST first-administrator",
-            {"secret": "s-_3", **ACCOUNT}, "The administrator is made.",
-        ),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("open_already", [False, True])
-def test_links_in_mails(
-    page: Page,
-    server: Server,
-    kind: str,
-    entered: dict[str, str],
-    button: str,
-    endpoint: str,
-    body: dict[str, str],
-    said: str,
-    open_already: bool,
-) -> None:
-    """The secret is in no request but the one that uses it, and does not stay in the address. What
-    a link does needs a click: programs that look into mails open links too."""
+@pytest.fixture(params=[False, True], ids=["afresh", "page open already"])
+def open_link(
+    request: pytest.FixtureRequest, page: Page, place: Place
+) -> Iterator[Callable[[str], None]]:
+    """Follows a link, and sees that its secret does not stay in the address, is in no request but
+    the one that uses it, and in that one in the body; and that it is used by nothing but a click,
+    since programs that look into mails open links too."""
     urls: list[str] = []
-    page.on("request", lambda request: urls.append(request.url))
-    if open_already:
-        page.goto("/account")
-    page.goto(f"/account#{kind}=s-_3")
-    section = page.locator(f"section#{kind}")
-    expect(section).to_be_visible()
-    assert page.url == f"{server.url}/account"
-    for name, value in entered.items():
-        section.get_by_label(name).fill(value)
-    assert endpoint not in [asked for asked, _ in server.asked]
-    section.get_by_role("button", name=button).click()
-    message(page, said)
-    assert (endpoint, body) in server.asked
-    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-    assert not any("s-_3" in url.partition("#")[0] for url in urls)
+    bodies: list[str] = []
+    secrets: list[str] = []
+    page.on("request", lambda sent: urls.append(sent.url))
+    page.on("request", lambda sent: bodies.append(sent.post_data or ""))
+
+    def follow(link: str) -> None:
+        if request.param:
+            page.goto("/account")
+        kind, _, secret = link.partition("#")[2].partition("=")
+        secrets.append(secret)
+        page.goto(link)
+        expect(page.locator("section:visible")).to_have_count(1)
+        expect(page).to_have_url(f"{place.url}/account")
+        page.wait_for_load_state("networkidle")
+        assert not any(secret in body for body in bodies), kind
+
+    yield follow
+    for secret in secrets:
+        assert sum(secret in body for body in bodies) == 1
+        assert not any(secret in url.partition("#")[0] for url in urls)
 
 
-def test_sign_up(page: Page, server: Server) -> None:
+def enter_account(page: Page, section: str, name: str) -> None:
+    form = page.locator(f"#{section}")
+    form.get_by_label("Name").fill(name)
+    form.get_by_label("Email").fill(address(name))
+    form.get_by_label("Password").fill(PASSWORD)
+    form.get_by_role("button").click()
+
+
+def test_sign_up_and_verification(
+    page: Page, place: Place, open_link: Callable[[str], None]
+) -> None:
+    name = f"user-{next(_numbers)}"
     page.goto("/account")
     page.get_by_text("Make an account").click()
-    form = page.locator("#sign-up")
-    for name, value in ACCOUNT.items():
-        form.get_by_label(name).fill(value)
-    form.get_by_role("button").click()
+    enter_account(page, "sign-up", name)
     message(page, "Open the link in the mail")
-    assert ("POST accounts", ACCOUNT) in server.asked
+    assert not place.call("GET", f"accounts/{name}", by=name)["email_verified"]
+    open_link(place.link(name))
+    page.get_by_role("button", name="Verify").click()
+    message(page, "Your email is verified.")
+    assert place.call("GET", f"accounts/{name}", by=name)["email_verified"]
+    fill(page, name)
+    signed_in(page, name)
+
+
+def test_a_forgotten_password(
+    page: Page, place: Place, alice: str, open_link: Callable[[str], None]
+) -> None:
+    page.goto("/account")
+    page.get_by_text("Forgotten password").click()
+    page.locator("#forgotten").get_by_label("Email").fill(address(alice))
+    page.get_by_role("button", name="Send me a link").click()
+    message(page, "a mail with a link was sent")
+    open_link(place.link(alice))
+    page.get_by_label("New password").fill("quite another one")
+    page.get_by_role("button", name="Set the password").click()
+    message(page, "Your password is set.")
+    fill(page, alice, "quite another one")
+    signed_in(page, alice)
+
+
+def test_an_invitation(page: Page, place: Place, open_link: Callable[[str], None]) -> None:
+    name = f"user-{next(_numbers)}"
+    place.call("POST", "admin/invitations", {"email": address(name)})
+    open_link(place.link(name))
+    enter_account(page, "invitation", name)
+    message(page, "Your account is made.")
+    fill(page, name)
+    signed_in(page, name)
+
+
+def test_an_invitation_to_an_organisation(
+    page: Page, place: Place, alice: str, open_link: Callable[[str], None]
+) -> None:
+    organisation = f"org-{next(_numbers)}"
+    place.call("POST", "organisations", {"name": organisation})
+    place.call("POST", f"organisations/{organisation}/invitations", {"email": address(alice)})
+    open_link(place.link(alice))
+    message(page, "Sign in to accept the invitation.")
+    fill(page, alice)
+    page.get_by_role("button", name="Accept").click()
+    message(page, "You are a member of the organisation.")
+    signed_in(page, alice)
+    members = place.call("GET", f"organisations/{organisation}/members")["items"]
+    assert alice in [each["name"] for each in members]
+
+
+def test_a_link_that_was_used(page: Page, place: Place, alice: str) -> None:
+    place.call("POST", "password-resets", {"email": address(alice)})
+    link = place.link(alice)
+    for said in ("Your password is set.", "This link was used already, or is too old."):
+        page.goto("about:blank")
+        page.goto(link)
+        page.get_by_label("New password").fill(PASSWORD)
+        page.get_by_role("button", name="Set the password").click()
+        message(page, said)
+
+
+def test_the_first_administrator(
+    page: Page, serve: Callable[..., Registry], errors: list[str]
+) -> None:
+    registry = serve(OPENREGISTRY_ACCESS="accounts")
+    found = re.search(r"\S+/account#first=\S+", registry.output())
+    assert found is not None
+    page.goto(found.group())
+    enter_account(page, "first", "root")
+    message(page, "The administrator is made.")
+    fill(page, "root")
+    signed_in(page, "root")
 
 
 @pytest.mark.parametrize("file", FILES)
