@@ -13,8 +13,7 @@ from chalicelib.api.organisations import (
     organisation_id,
 )
 from chalicelib.api.problems import Problem, invalid
-from chalicelib.identity import invitations
-from chalicelib.identity.challenge import base_url
+from chalicelib.identity import invitations, letters
 from chalicelib.metadata import invitations as rows
 from chalicelib.metadata.organisations import Role
 
@@ -59,7 +58,7 @@ def invite(call: Call) -> Invitation:
     call.access.limits.mail(call.request.client, call.body.email)
     invitation, message = invitations.invite(
         context.database,
-        base_url(context.settings, call.request),
+        letters.base_url(context.settings),
         organisation,
         call.body.email,
         call.body.role,
