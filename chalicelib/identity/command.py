@@ -1,4 +1,5 @@
-"""`openregistry user`, `org`, `token`, `repo` and `audit`: what an operator does without a browser.
+"""`openregistry user`, `org`, `robot`, `token`, `repo` and `audit`: what an operator does without a
+browser.
 
 They work on the database, beside a registry that runs or without one.
 """
@@ -63,6 +64,22 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = add(organisations, "add", add_organisation, "make an organisation")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--owner", metavar="USER", help="a user who owns it")
+
+    parser = add(organisations, "member", set_member, "make a user a member, or take one out")
+    parser.add_argument("organisation", metavar="ORGANISATION")
+    parser.add_argument("user", metavar="USER")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--role", choices=("member", "owner"), default="member")
+    what.add_argument("--remove", action="store_true", help="take the user out")
+
+    robots = group("robot", "manage robots: accounts of machines")
+    parser = add(robots, "add", add_robot, "make a robot of a user or an organisation")
+    parser.add_argument("name", metavar="OWNER+NAME")
+    parser.add_argument(
+        "--role",
+        choices=("read", "write", "maintain", "admin"),
+        help="what it may do in all of its owner's namespace; without it nothing yet",
+    )
 
     tokens = group("token", "manage access tokens")
     parser = add(tokens, "create", create_token, "make an access token, and print it this once")
@@ -192,9 +209,42 @@ def add_organisation(options: argparse.Namespace) -> int:
     from chalicelib.identity import organisations
 
     with _opened() as (database, _settings):
-        owner = _account(database, options.owner) if options.owner else None
+        owner = _account(database, options.owner, "user") if options.owner else None
         account = organisations.create(database, options.name, owner, by=OPERATOR)
     _print(options, {"id": account, "name": options.name}, f"{options.name} is there")
+    return 0
+
+
+def set_member(options: argparse.Namespace) -> int:
+    """Make a user a member or an owner of an organisation, or take one out."""
+    from chalicelib.identity import organisations
+
+    with _opened() as (database, _settings):
+        organisation = _account(database, options.organisation, "organisation")
+        user = _account(database, options.user, "user")
+        if options.remove:
+            if not organisations.remove_member(database, organisation, user, by=OPERATOR):
+                raise CommandError(f"{options.user} is no member of {options.organisation}")
+        elif not organisations.change_role(database, organisation, user, options.role, by=OPERATOR):
+            organisations.add_member(database, organisation, user, options.role, by=OPERATOR)
+    role = None if options.remove else options.role
+    is_what = "no longer a member" if options.remove else f"{role} now"
+    answer = {"organisation": organisation, "user": user, "role": role}
+    _print(options, answer, f"{options.user} is {is_what}")
+    return 0
+
+
+def add_robot(options: argparse.Namespace) -> int:
+    """Make a robot."""
+    from chalicelib.identity import robots
+
+    owner, plus, name = options.name.partition("+")
+    if not plus:
+        raise CommandError(f"{options.name!r} is no robot's name: write OWNER+NAME")
+    with _opened() as (database, _settings):
+        owner_id = _account(database, owner)
+        robot = robots.create(database, owner_id, owner, name, options.role, by=OPERATOR)
+    _print(options, {"id": robot, "name": options.name}, f"{options.name} is there")
     return 0
 
 
@@ -355,12 +405,12 @@ def _opened() -> Iterator[tuple[Database, Settings]]:
         raise CommandError(str(error)) from error
 
 
-def _account(database: Database, name: str) -> int:
+def _account(database: Database, name: str, kind: str = "") -> int:
     from chalicelib.metadata import accounts
 
     account = accounts.by_name(database, name)
-    if account is None:
-        raise CommandError(f"there is no account {name!r}")
+    if account is None or kind not in ("", account.kind):
+        raise CommandError(f"there is no {kind or 'account'} {name!r}")
     return account.id
 
 
