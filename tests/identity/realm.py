@@ -173,9 +173,11 @@ class ByToken:
     """Does what clients of registries do: takes the challenge of a 401 to the token server, and
     comes back with the token. As nobody, or with an Authorization field for the token server."""
 
-    def __init__(self, client: Client, authorization: str = "") -> None:
+    def __init__(self, client: Client, authorization: str = "", *scopes: str) -> None:
         self.client = client
         self.authorization = authorization
+        self.scopes = scopes
+        """What it asks a token for beside what the challenge names."""
 
     def request(
         self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
@@ -191,7 +193,8 @@ class ByToken:
 
     def ask(self, *asked: str) -> Answer:
         """What the token server answers."""
-        query = "&".join(["service=openregistry", *(f"scope={each}" for each in asked)])
+        wanted = (*asked, *self.scopes)
+        query = "&".join(["service=openregistry", *(f"scope={each}" for each in wanted)])
         fields = {"Authorization": self.authorization} if self.authorization else {}
         return self.client.request("GET", f"/token?{query}", headers=fields)
 

@@ -14,9 +14,11 @@ from chalicelib.http import Unauthorized
 from chalicelib.identity import organisations, users
 from chalicelib.identity.epoch import FRESH
 from chalicelib.metadata import access_tokens, grants
+from tests.accounts import add_user
 from tests.client import (
     Answer,
     Client,
+    HTTPClient,
     begin,
     push_blob,
     push_image,
@@ -24,9 +26,10 @@ from tests.client import (
     sha256,
     with_query,
 )
+from tests.hosts.lambda_registry import LambdaRegistry, Redirected
 from tests.identity.realm import PASSWORD, Basic, ByToken, Realm, basic, challenged, realm
 from tests.images import MANIFEST, Content, Image, make_image
-from tests.servers import Postgres
+from tests.servers import Postgres, Registry
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,10 @@ def attempts(secret: Secret) -> Iterator[tuple[str, str, bytes]]:
         yield method, with_query(target, digest=blob) if method == "PUT" else target, b""
 
 
+_OF_THE_CONNECTION = ("date", "connection", "apigw-requestid")
+"""Fields by which two answers differ that say the same."""
+
+
 def check_hidden(secret: Secret, owner: Client, stranger: Client) -> None:
     """That a stranger gets nothing of it, changes nothing of it, and is told of it what is told of
     a repository that is not there."""
@@ -102,7 +109,7 @@ def check_hidden(secret: Secret, owner: Client, stranger: Client) -> None:
         fields = [
             (name, value.replace(of, "NAME"))
             for name, value in answer.fields
-            if name.lower() not in ("date", "apigw-requestid", "x-request-id")
+            if name.lower() not in _OF_THE_CONNECTION
         ]
         return answer.status, sorted(fields), answer.body.replace(of.encode(), b"NAME")
 
@@ -393,17 +400,19 @@ def test_a_repository_that_becomes_private_is_hidden_soon(fresh: Realm) -> None:
     image = make_image((300,), "seen")
     push_image(alice, "alice/seen", image, "1")
     with fresh.another_host() as elsewhere:
-        readers = [
-            Basic(elsewhere.client, "bob", PASSWORD),
-            _Held(elsewhere.client, basic("bob", PASSWORD)),
-            _Held(elsewhere.client, ""),
-        ]
+        bob = Basic(elsewhere.client, "bob", PASSWORD)
+
+        def all_readers() -> list[Client]:
+            by_token = (bob.authorization, "")
+            return [bob, *(_Held(elsewhere.client, each) for each in by_token)]
+
+        readers = all_readers()
         target = "/v2/alice/seen/manifests/1"
         assert [each.request("GET", target).status for each in readers] == [404, 401, 401]
         answer = alice.api("PATCH", "/repositories/alice/seen", {"visibility": "public"})
         assert answer.json["visibility"] == "public"
         # A token without the scope is of no use later: clients ask for another.
-        readers = [readers[0], *(_Held(each.client, each.authorization) for each in readers[1:])]
+        readers = all_readers()
         for path in ("manifests/1", f"blobs/{image.layers[0].digest}", "tags/list"):
             answers = [each.request("GET", f"/v2/alice/seen/{path}") for each in readers]
             assert [answer.status for answer in answers] == [200, 200, 200]
@@ -597,3 +606,48 @@ def test_the_catalog_takes_a_token_that_is_for_it(fresh: Realm) -> None:
     # Nor does it become one.
     again = fresh.client.request("GET", "/token?scope=registry:catalog:*", headers=fields)
     assert again.json["scope"] == ""
+
+
+def test_a_former_password_ends(fresh: Realm) -> None:
+    push_image(fresh.by("alice"), "alice/app", make_image((100,)), "1")
+    with fresh.another_host() as elsewhere:
+        alice = Basic(elsewhere.client, "alice", PASSWORD)
+        target = "/v2/alice/app/manifests/1"
+        assert alice.request("GET", target).status == 200
+        users.change_password(
+            fresh.context.database, fresh.ids["alice"], "another password", by="operator"
+        )
+        changed_at = time.monotonic()
+        assert alice.request("POST", "/v2/alice/app/blobs/uploads/").status == 401
+        while alice.request("GET", target).status == 200:
+            assert time.monotonic() - changed_at < 0.5
+        alice = Basic(elsewhere.client, "alice", "another password")
+        assert alice.request("GET", target).status == 200
+
+
+# The same over the hosts.
+
+
+def test_others_repositories_over_the_harness(serve: Callable[..., Registry]) -> None:
+    registry = serve(OPENREGISTRY_ACCESS="accounts")
+    for name in ("alice", "bob"):
+        add_user(registry.settings, name, PASSWORD)
+    _check_host(HTTPClient(registry.host), Basic(HTTPClient(registry.host), "alice", PASSWORD))
+
+
+def test_others_repositories_over_lambda(lambda_registry: LambdaRegistry) -> None:
+    for name in ("alice", "bob"):
+        add_user(lambda_registry.settings, name, PASSWORD)
+    owner = Redirected(lambda_registry.host, "alice", PASSWORD)
+    _check_host(HTTPClient(lambda_registry.host), owner)
+
+
+def _check_host(client: Client, owner: Client) -> None:
+    secret = keep_secret(owner, "alice/secret")
+    # API Gateway's challenge names no scope.
+    scopes = [f"repository:{name}:pull,push" for name in (secret.repository, "bob/thief")]
+    bob = ByToken(client, basic("bob", PASSWORD), *scopes)
+    for stranger in (client, ByToken(client, "", *scopes), Basic(client, "bob", PASSWORD), bob):
+        check_hidden(secret, owner, stranger)
+    check_cannot_mount(secret, Basic(client, "bob", PASSWORD), "bob/thief")
+    check_cannot_mount(secret, bob, "bob/thief")
