@@ -456,6 +456,13 @@ def test_links_lead_to_the_registry_whatever_the_host_field_says(open_world: Wor
         assert "http://localhost:5000/account#" in mail.text
 
 
+def test_links_lead_to_the_public_url(world: World) -> None:
+    world = with_settings(world, public_url="https://registry.example")
+    world.call("POST", "/password-resets", {"email": "alice@example.org"}, **EVIL)
+    [mail] = mails(world)
+    assert "\nhttps://registry.example/account#reset=" in mail.text
+
+
 # Emails.
 
 
