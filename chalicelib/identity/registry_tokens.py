@@ -90,7 +90,7 @@ class RegistryTokens:
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iat", "nbf", "sub", "aud", "iss", "access"]},
             )
-        except (jwt.InvalidTokenError, ValueError, RecursionError):
+        except (jwt.InvalidTokenError, ValueError):
             return None
         granted: dict[str, frozenset[str]] = {}
         for grant in claims["access"]:
