@@ -377,6 +377,7 @@ def test_whom_loopback_asks(serve: Callable[..., Registry], embedded: bool) -> N
 
 
 def test_those_who_guess_passwords_keep_nobody_waiting(serve: Callable[..., Registry]) -> None:
+    """From many addresses, at the password of somebody who has logged in from another."""
     server = serve(OPENREGISTRY_ACCESS="accounts", OPENREGISTRY_WORKERS="1")
     add_user(server.settings, "ada", PASSWORD)
     port = int(server.host.rpartition(":")[2])
@@ -384,7 +385,7 @@ def test_those_who_guess_passwords_keep_nobody_waiting(serve: Callable[..., Regi
 
     def guess(number: int) -> set[int]:
         told = set()
-        with Wire(port) as wire:
+        with Wire(port, address=f"127.0.1.{number + 1}") as wire:
             while not ended.is_set():
                 told.add(wire.get("/v2/", basic("ada", f"{number} {time.monotonic()}")).status)
         return told

@@ -31,10 +31,16 @@ class Answer:
 
 
 class Wire:
-    """One connection."""
+    """One connection, from this address of loopback."""
 
-    def __init__(self, port: int, timeout: float = 20, tls: ssl.SSLContext | None = None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(
+        self,
+        port: int,
+        timeout: float = 20,
+        tls: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout, (address, 0))
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._read = b""
