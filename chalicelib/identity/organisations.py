@@ -7,7 +7,7 @@ wait for each other: each of these transactions locks the owners first.
 from typing import Any
 
 from chalicelib.identity.users import Refused, checked_name
-from chalicelib.metadata import accounts, audit, invitations, organisations, teams
+from chalicelib.metadata import accounts, audit, organisations, teams
 from chalicelib.metadata.database import Database, Transaction, UniqueViolation
 from chalicelib.metadata.organisations import Role
 from chalicelib.metadata.teams import Team
@@ -71,8 +71,6 @@ def change_role(
             raise Refused(_LAST, "role", conflict=True)
         if not organisations.set_role(transaction, organisation_id, user_id, role):
             return False
-        if role != "owner":
-            invitations.revoke_of(transaction, organisation_id, user_id)
         audit.add(transaction, "member.role", by, account=organisation_id, user=user_id, role=role)
         return True
 
@@ -81,15 +79,13 @@ def change_role(
 
 def remove_member(database: Database, organisation_id: int, user_id: int, *, by: str) -> bool:
     """Take a user out of an organisation, and so out of its teams, with what was granted to them in
-    its namespace and the invitations that they sent; False where they are no member. Raises
-    ``Refused`` for the last owner."""
+    its namespace; False where they are no member. Raises ``Refused`` for the last owner."""
 
     def work(transaction: Transaction) -> bool:
         if organisations.lock_owners(transaction, organisation_id) == {user_id}:
             raise Refused(_LAST, conflict=True)
         if not organisations.remove_member(transaction, organisation_id, user_id):
             return False
-        invitations.revoke_of(transaction, organisation_id, user_id)
         audit.add(transaction, "member.remove", by, account=organisation_id, user=user_id)
         return True
 
@@ -110,7 +106,6 @@ def transfer(
             raise Refused("This user is no member.", "to")
         if from_id in owners:
             organisations.set_role(transaction, organisation_id, from_id, "member")
-            invitations.revoke_of(transaction, organisation_id, from_id)
         audit.add(
             transaction,
             "organisation.transfer",

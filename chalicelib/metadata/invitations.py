@@ -10,7 +10,13 @@ from chalicelib.metadata.organisations import Role
 SECONDS = 7 * 86400
 """How long an invitation holds."""
 
-_OPEN = "i.expires_at > now()"
+_OPEN = (
+    "i.expires_at > now() AND EXISTS (SELECT FROM accounts b"
+    " LEFT JOIN members m ON m.organisation_id = i.organisation_id AND m.user_id = b.id"
+    " WHERE b.id = i.invited_by AND b.suspended_at IS NULL"
+    " AND (b.administrator OR m.role = 'owner'))"
+)
+"""Whether an invitation holds: as long as who sent it may send one."""
 _COLUMNS = "i.id, o.name, i.email, i.role, i.created_at, i.expires_at"
 
 
@@ -124,16 +130,6 @@ def revoke(runner: Runner, organisation_id: int, invitation_id: int) -> bool:
             organisation=organisation_id,
             id=invitation_id,
         )
-    )
-
-
-def revoke_of(runner: Runner, organisation_id: int, user_id: int) -> None:
-    """Void the invitations that a user sent for an organisation, of which they are no longer an
-    owner."""
-    runner.run(
-        "DELETE FROM invitations WHERE organisation_id = :organisation AND invited_by = :user",
-        organisation=organisation_id,
-        user=user_id,
     )
 
 

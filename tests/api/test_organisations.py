@@ -408,15 +408,29 @@ def test_who_leaves_loses_teams_and_grants_on_every_host(acme: Acme) -> None:
     assert events(world, acme.id)[-2] == ("member.remove", f"account:{bob}", {"user": bob})
 
 
-def test_who_is_no_longer_an_owner_invites_nobody(acme: Acme) -> None:
-    world = acme.world
-    domain.add_member(world.context.database, acme.id, world.ids["bob"], "owner", by="")
-    body = {"email": "bob2@example.org", "role": "owner"}
-    assert world.call("POST", f"{acme.path}/invitations", body, by="bob").status == 201
-    path = f"{acme.path}/members/bob"
-    assert world.call("PATCH", path, {"role": "member"}, by="alice").status == 204
-    left = world.call("GET", f"{acme.path}/invitations", by="alice").json["items"]
-    assert [each["email"] for each in left] == ["erin+acme@example.org"]
+def test_an_invitation_holds_while_who_sent_it_may_send_one(acme: Acme) -> None:
+    world, database, bob = acme.world, acme.world.context.database, acme.world.ids["bob"]
+    add_user(world, "carol", email="carol@example.net")
+    domain.change_role(database, acme.id, bob, "owner", by="")
+    body = {"email": "carol@example.net", "role": "owner"}
+    sent = world.call("POST", f"{acme.path}/invitations", body, by="bob")
+
+    def shown() -> tuple[int, int]:
+        own = world.call("GET", "/organisation-invitations", by="carol").json["items"]
+        everyones = world.call("GET", f"{acme.path}/invitations", by="alice").json["items"]
+        return len(own), len(everyones)
+
+    assert shown() == (1, 2)
+    users.suspend(database, bob, suspended=True, by="")
+    assert shown() == (0, 1)
+    users.suspend(database, bob, suspended=False, by="")
+    assert shown() == (1, 2)
+    domain.change_role(database, acme.id, bob, "member", by="")
+    assert shown() == (0, 1)
+    domain.remove_member(database, acme.id, bob, by="")
+    assert shown() == (0, 1)
+    accept = {"id": sent.json["id"]}
+    assert world.call("POST", "/organisation-invitations/accept", accept, by="carol").status == 404
 
 
 def test_ownership_is_transferred_to_a_member(acme: Acme) -> None:
