@@ -1,5 +1,5 @@
-"""`openregistry user`, `org`, `robot`, `token`, `repo` and `audit`: what an operator does without a
-browser.
+"""`openregistry user`, `org`, `robot`, `token`, `trust`, `repo` and `audit`: what an operator does
+without a browser.
 
 They work on the database, beside a registry that runs or without one.
 """
@@ -95,6 +95,32 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = add(tokens, "list", list_tokens, "list a user's access tokens")
     parser.add_argument("--user", required=True, metavar="NAME")
     parser = add(tokens, "revoke", revoke_token, "revoke an access token, at once")
+    parser.add_argument("id", metavar="ID")
+
+    rules = group("trust", "manage trust rules: whose workloads need no secret")
+    parser = add(rules, "add", add_trust_rule, "trust workloads of others")
+    parser.add_argument("account", metavar="ACCOUNT", help="for which they push and pull")
+    parser.add_argument(
+        "--issuer", required=True, metavar="URL|DOMAIN", help="who issues their tokens"
+    )
+    parser.add_argument(
+        "--claim",
+        required=True,
+        action="append",
+        metavar="NAME=GLOB",
+        help="what a token claims, like repository=acme/*; may be repeated",
+    )
+    parser.add_argument(
+        "--scope",
+        required=True,
+        action="append",
+        help="repository:GLOB:ACTIONS, like repository:acme/*:pull,push; may be repeated",
+    )
+    parser.add_argument("--audience", help="whom a token is made out to; without it PUBLIC_URL")
+    parser = add(rules, "list", list_trust_rules, "list an account's trust rules")
+    parser.add_argument("account", metavar="ACCOUNT")
+    parser = add(rules, "remove", remove_trust_rule, "trust workloads no longer, at once")
+    parser.add_argument("account", metavar="ACCOUNT")
     parser.add_argument("id", metavar="ID")
 
     repositories = group("repo", "manage repositories")
@@ -320,6 +346,59 @@ def revoke_token(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         database.transaction(work)
     _print(options, {"id": token_id, "revoked": True}, f"{token_id} is revoked")
+    return 0
+
+
+def add_trust_rule(options: argparse.Namespace) -> int:
+    """Make a trust rule."""
+    from chalicelib.identity import trust
+    from chalicelib.identity.outbound import Outbound
+
+    claims = dict(each.partition("=")[::2] for each in options.claim)
+    with _opened() as (database, settings):
+        audience = options.audience or settings.public_url
+        if not audience:
+            raise CommandError("say --audience, or set OPENREGISTRY_PUBLIC_URL")
+        rule = trust.create(
+            database,
+            Outbound(settings.private_issuers),
+            _account(database, options.account),
+            options.issuer,
+            audience,
+            claims,
+            options.scope,
+            by=OPERATOR,
+        )
+    answer = {"id": rule.id, "audience": audience}
+    _print(options, answer, f"{rule.id} trusts tokens for the audience {audience}")
+    return 0
+
+
+def list_trust_rules(options: argparse.Namespace) -> int:
+    """List trust rules."""
+    from chalicelib.metadata import trust
+
+    with _opened() as (database, _settings):
+        found = trust.listed(database, _account(database, options.account), "", 10_000)
+    if options.json:
+        print(json.dumps([rule._asdict() for rule in found], default=str))
+    else:
+        for rule in found:
+            claims = " ".join(f"{name}={glob}" for name, glob in rule.claims.items())
+            print(f"{rule.id}  {rule.issuer}  {claims}  {' '.join(rule.scopes)}")
+    return 0
+
+
+def remove_trust_rule(options: argparse.Namespace) -> int:
+    """Remove a trust rule."""
+    from chalicelib.identity import trust
+    from chalicelib.metadata import trust as rows
+
+    with _opened() as (database, _settings):
+        rule = rows.find(database, _account(database, options.account), options.id)
+        if rule is None or not trust.remove(database, rule, by=OPERATOR):
+            raise CommandError(f"{options.account} has no trust rule {options.id!r}")
+    _print(options, {"id": rule.id, "removed": True}, f"{rule.id} is removed")
     return 0
 
 
