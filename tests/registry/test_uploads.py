@@ -6,6 +6,7 @@ import time
 from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from chalicelib import endpoints
 from chalicelib.context import Context
 from chalicelib.http import Headers, Query, Receiver, RegistryError, Request, Response
+from chalicelib.identity.capabilities import Capabilities
+from chalicelib.identity.keys import Keys
 from chalicelib.registry import uploads
 from chalicelib.storage import StorageError
 from chalicelib.storage.filesystem import FileStore
@@ -56,7 +59,7 @@ def test_one_stream_and_an_empty_put(client: Client, repository: str) -> None:
     answer = client.request("PUT", with_query(answer.location, digest=sha256(DATA)))
     assert answer.status == 201
     assert answer.headers["Docker-Content-Digest"] == sha256(DATA)
-    assert answer.location == f"/v2/{repository}/blobs/{sha256(DATA)}"
+    assert urlsplit(answer.location).path == f"/v2/{repository}/blobs/{sha256(DATA)}"
     assert get(client, repository, sha256(DATA)) == DATA
 
 
@@ -247,11 +250,8 @@ def test_an_expired_location(file_context: Context, repository: str) -> None:
     client = CoreClient(file_context)
     location = begin(client, repository)
     upload = location.partition("?")[0].rpartition("/")[2]
-    old = replace(
-        file_context,
-        capabilities=type(file_context.capabilities)("a secret for the tests alone", -1),
-    )
-    token = old.capabilities.issue(repository, upload, "")
+    old = Capabilities(Keys("a secret for the tests alone"), -1)
+    token = old.issue(repository, upload, "")
     answer = client.request("PATCH", f"{location.partition('?')[0]}?_state={token}", DATA)
     assert (answer.status, answer.code) == (404, "BLOB_UPLOAD_UNKNOWN")
     assert "expired" in answer.json["errors"][0]["message"]
