@@ -32,6 +32,20 @@ const links = {
   },
 };
 
+// Other services to sign in with, and why it did not work there.
+const services = { github: "GitHub", openid: "single sign-on" };
+const refusals = {
+  cancelled: "You were not signed in: it was cancelled.",
+  "begin-again": "You were not signed in: it took too long, or was begun elsewhere. Try again.",
+  unavailable: "The other service does not answer. Try again later, or sign in otherwise.",
+  "not-linked": "No account here is linked to yours there. Sign in otherwise, and link it here.",
+  "no-email": "The other service tells no email of yours that it has verified.",
+  name: "Your name there cannot be had here. Make an account with another one, and link it here.",
+  email: "Your email belongs to an account here already. Sign in to it, and link it here.",
+  "linked-elsewhere": "You are linked to another account here.",
+  "signed-out": "Sign in first, and link it then.",
+};
+
 async function call(method, path, body) {
   const headers = { Accept: "application/json" };
   if (method !== "GET") headers["Content-Type"] = "application/json";
@@ -110,6 +124,14 @@ function openLink() {
   opened = { kind, secret };
 }
 
+// Note why the other service sent the browser back, which then leaves the address.
+function arrive() {
+  const refusal = new URLSearchParams(location.search).get("error");
+  if (refusal === null) return;
+  history.replaceState(null, "", location.pathname + location.hash);
+  say(refusals[refusal] ?? "You were not signed in.", true);
+}
+
 async function refresh() {
   let session;
   try {
@@ -117,11 +139,61 @@ async function refresh() {
   } catch (error) {
     show("signed-out");
     if (error.status !== 401) throw error;
+    const { providers } = await call("GET", "sign-in");
+    byId("providers").replaceChildren(...providers.map(signInWith));
     return;
   }
   byId("who").textContent = session.name;
   byId("passkeys").replaceChildren(...(await call("GET", "passkeys")).items.map(entry));
+  await refreshIdentities();
   show("signed-in");
+}
+
+async function refreshIdentities() {
+  const [{ providers }, identities] = await Promise.all([
+    call("GET", "sign-in"),
+    call("GET", "account/identities"),
+  ]);
+  byId("elsewhere").hidden = providers.length + identities.items.length === 0;
+  byId("identities").replaceChildren(...identities.items.map(identityEntry));
+  byId("linkable").replaceChildren(...providers.map(linkWith));
+}
+
+function button(text, work) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  on(made, "click", work);
+  return made;
+}
+
+function signInWith(provider) {
+  return button(`Sign in with ${services[provider]}`, () => {
+    location.assign(`/api/v1/sign-in/${provider}`);
+  });
+}
+
+function linkWith(provider) {
+  return button(`Link ${services[provider]}`, async () => {
+    const departure = await call("POST", `account/identities/${provider}`);
+    location.assign(departure.location);
+  });
+}
+
+function identityEntry(identity) {
+  const name = document.createElement("div");
+  const details = document.createElement("small");
+  details.textContent = `${identity.subject} at ${identity.issuer}`;
+  name.append(services[identity.provider], details);
+  const item = document.createElement("li");
+  item.append(
+    name,
+    button("Unlink", async () => {
+      await call("DELETE", `account/identities/${encodeURIComponent(identity.id)}`);
+      await refresh();
+    }),
+  );
+  return item;
 }
 
 function entry(passkey) {
@@ -210,6 +282,7 @@ for (const [kind, link] of Object.entries(links)) {
 async function begin() {
   openLink();
   say("");
+  arrive();
   try {
     await refresh();
   } catch (error) {
