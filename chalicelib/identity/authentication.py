@@ -4,8 +4,10 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import secrets
 import threading
+import time
 from typing import NamedTuple
 
 from chalicelib.http import Request, Unauthorized
@@ -16,6 +18,7 @@ from chalicelib.identity.keys import Keys
 from chalicelib.identity.limits import Limits
 from chalicelib.identity.registry_tokens import RegistryTokens
 from chalicelib.metadata import accounts, external_identities
+from chalicelib.metadata.access_tokens import USE_NOTED
 from chalicelib.metadata.database import Database
 
 _REMEMBERED = 10_000
@@ -24,11 +27,13 @@ _OF_GITHUB = ("gh", "github_pat_")
 
 class _Known(NamedTuple):
     """A credential that was right when the epoch was this one. A password's hash is kept: where it
-    is the same in another epoch, the password need not be hashed anew."""
+    is the same in another epoch, the password need not be hashed anew. ``until`` (by
+    ``time.monotonic``): an access token is looked up again then, so that its use is noted."""
 
     subject: Subject
     epoch: int
     password_hash: str
+    until: float = math.inf
 
 
 class Authenticator:
@@ -98,13 +103,15 @@ class Authenticator:
         proof = self._proof("token", token)
         epoch = self._epoch.now(fresh=fresh)
         known = self._known.get(proof)
-        if known is not None and known.epoch == epoch:
+        if known is not None and known.epoch == epoch and known.until > time.monotonic():
             return known.subject
         found = access_tokens.verify(self._database, self._keys, token)
         if found is None:
             raise Unauthorized("This access token is not ours, was revoked, or has expired.")
         account_id, token_id = found
-        return self._remember(proof, _Known(Subject(account_id, f"token:{token_id}"), epoch, ""))
+        subject = Subject(account_id, f"token:{token_id}")
+        until = time.monotonic() + USE_NOTED
+        return self._remember(proof, _Known(subject, epoch, "", until))
 
     def _github_token(self, token: str, address: str, fresh: bool) -> Subject:
         """Whose account is linked to the holder of a token of GitHub's, whom ``GitHub.holder``
@@ -143,7 +150,8 @@ class Authenticator:
             self._limits.check_sign_in(address, f"account:{known.subject.account}")
             if known.epoch == epoch:
                 return known.subject
-        held = accounts.secret(self._database, name)
+        # No account's name has a NUL, and Postgres takes none.
+        held = None if "\0" in name else accounts.secret(self._database, name)
         if known is not None and held is not None and held.password_hash == known.password_hash:
             return self._remember(proof, known._replace(epoch=epoch))
         # Whether it was named by its name or its email, it is one account that is guessed at.

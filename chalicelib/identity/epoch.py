@@ -25,7 +25,10 @@ class Epoch:
     def now(self, *, fresh: bool) -> int:
         """The epoch: asked for, or where that will do what it was ``FRESH`` seconds ago."""
         begun = time.monotonic()
-        if fresh or begun - self._asked_at > FRESH:
-            self._known = permissions.epoch(self._database)
-            self._asked_at = begun
-        return self._known
+        if not fresh and begun - self._asked_at <= FRESH:
+            return self._known
+        # Another thread may have asked earlier, and come back later: what is returned is this
+        # thread's own answer.
+        epoch = permissions.epoch(self._database)
+        self._known, self._asked_at = epoch, begun
+        return epoch

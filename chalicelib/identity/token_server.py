@@ -11,6 +11,8 @@ password's place and use the same one for ever, since it forgets the next one th
 import json
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -66,19 +68,39 @@ def accounts(context: Context) -> Accounts:
 
 def get_token(context: Context, request: Request) -> Response:
     """A token for the Basic credentials of the request, or for nobody."""
-    access = accounts(context)
+    with _challenging(context, request):
+        return _get_token(context, request)
+
+
+def post_token(context: Context, request: Request) -> Response:
+    """A token for a password, a refresh token or another issuer's token."""
+    with _challenging(context, request):
+        try:
+            return _post_token(context, request)
+        except Unauthorized as error:
+            raise OAuthError("invalid_grant", error.message, 401) from None
+
+
+@contextmanager
+def _challenging(context: Context, request: Request) -> Iterator[None]:
+    """Every 401 has a challenge (RFC 9110, section 11.6.1)."""
     try:
-        subject = access.authenticator.subject(request, fresh=True) or NOBODY
-    except Unauthorized as error:
-        error.headers = (challenge(context.settings, request),)
+        yield
+    except RegistryError as error:
+        if error.status == 401:
+            error.headers = (*error.headers, challenge(context.settings, request))
         raise
+
+
+def _get_token(context: Context, request: Request) -> Response:
+    access = accounts(context)
+    subject = access.authenticator.subject(request, fresh=True) or NOBODY
     # Clients write the space between scopes as a plus, which no scope has in it.
     scopes = [text.replace("+", " ") for text in request.query.all("scope")]
     return _granted(access, subject, scopes)
 
 
-def post_token(context: Context, request: Request) -> Response:
-    """A token for a password, a refresh token or another issuer's token."""
+def _post_token(context: Context, request: Request) -> Response:
     access = accounts(context)
     form = _form(request)
     kind = form.get("grant_type", [""])[0]

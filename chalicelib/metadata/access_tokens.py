@@ -4,6 +4,9 @@ from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
 
+USE_NOTED = 60
+"""Seconds after which the use of a token is noted again."""
+
 _COLUMNS = "id, account_id, name, scopes, created_at, expires_at, used_at, revoked_at"
 
 
@@ -63,7 +66,8 @@ def find(runner: Runner, token_id: str) -> Held | None:
         "), used AS ("
         " UPDATE access_tokens t SET used_at = now() FROM found"
         " WHERE t.id = found.id"
-        " AND (found.used_at IS NULL OR found.used_at < now() - interval '1 minute')"
+        " AND (found.used_at IS NULL"
+        f" OR found.used_at < now() - {USE_NOTED} * interval '1 second')"
         ") SELECT account_id, hash FROM found",
         id=token_id,
     )

@@ -99,7 +99,10 @@ def listed(runner: Runner, account_id: int, last: str, count: int) -> list[Famil
         " FROM refresh_families f WHERE f.account_id = :account AND f.revoked_at IS NULL"
         " AND (:last = '' OR f.id > CAST(nullif(:last, '') AS uuid))"
         " AND EXISTS (SELECT FROM refresh_tokens t WHERE t.family_id = f.id"
-        " AND t.used_at IS NULL AND t.expires_at > now()) ORDER BY f.id LIMIT :count",
+        " AND t.used_at IS NULL AND t.expires_at > now())"
+        " AND (f.access_token_id IS NULL OR EXISTS (SELECT FROM access_tokens a"
+        " WHERE a.id = f.access_token_id AND a.revoked_at IS NULL"
+        " AND (a.expires_at IS NULL OR a.expires_at > now()))) ORDER BY f.id LIMIT :count",
         account=account_id,
         last=last,
         count=count,
