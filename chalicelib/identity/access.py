@@ -20,8 +20,8 @@ from chalicelib.metadata.permissions import Decision
 from chalicelib.settings import Settings
 
 _REMEMBERED = 10_000
-CATALOG = "registry:catalog"
 _WIDER = "insufficient_scope"
+CATALOG = "registry:catalog"
 """The claim of a registry token that is for the catalog."""
 
 ROLES = {
@@ -31,6 +31,13 @@ ROLES = {
     "admin": permissions.ADMIN,
 }
 """The role that each action needs."""
+
+
+class InsufficientScope(Unauthorized):
+    """A registry token that was not made out for this: a wider one may do."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, "get a token with the scope that the challenge names")
 
 
 class Accounts:
@@ -83,14 +90,6 @@ class Accounts:
                     self._settings, request, Permission.PUSH, repository, _WIDER, source
                 )
                 raise Unauthorized(f"This token is not for pull in {source}.", headers=[field])
-
-    def _may(self, subject: Subject, action: str, repository: str) -> bool:
-        """Whether the account may, whatever its token was made out for."""
-        try:
-            decision = self._decide(subject, action, repository, fresh=True)
-        except Unauthorized:
-            return False
-        return self._allows(decision, subject, action, repository)
 
     def repositories(self, subject: Subject, last: str, count: int) -> list[str]:
         return permissions.visible(
@@ -154,6 +153,14 @@ class Accounts:
             raise _refusal(decision, subject, action, repository)
         return subject
 
+    def _may(self, subject: Subject, action: str, repository: str) -> bool:
+        """Whether the account may, whatever its token was made out for."""
+        try:
+            decision = self._decide(subject, action, repository, fresh=True)
+        except Unauthorized:
+            return False
+        return self._allows(decision, subject, action, repository)
+
     def _decide(self, subject: Subject, action: str, repository: str, *, fresh: bool) -> Decision:
         """What is known of a subject and a repository, remembered where that allows the action."""
         key = (subject.account, subject.credential, repository)
@@ -196,9 +203,9 @@ def check_claims(subject: Subject, permission: Permission, repository: str | Non
     """Raise ``Unauthorized`` where a registry token was not made out for this."""
     if permission is Permission.CATALOG:
         if subject.claims is not None and CATALOG not in subject.claims:
-            raise _insufficient("This token is not for the catalog.")
+            raise InsufficientScope("This token is not for the catalog.")
     elif repository is not None and not _claimed(subject, repository, permission.value):
-        raise _insufficient(f"This token is not for {permission.value} in {repository}.")
+        raise InsufficientScope(f"This token is not for {permission.value} in {repository}.")
 
 
 def add_challenge(
@@ -209,7 +216,7 @@ def add_challenge(
     repository: str | None,
 ) -> None:
     """Let a refusal say where to get which token, and whether a wider one is needed."""
-    why = _WIDER if error.detail else ""
+    why = _WIDER if isinstance(error, InsufficientScope) else ""
     error.headers = (challenge(settings, request, permission, repository, why),)
 
 
@@ -226,10 +233,6 @@ def _check(decision: Decision, subject: Subject) -> None:
         raise Unauthorized("This account was suspended or deleted.")
     if subject.credential and decision.scopes is None:
         raise Unauthorized("This token was revoked, or it has expired.")
-
-
-def _insufficient(sentence: str) -> Unauthorized:
-    return Unauthorized(sentence, "get a token with the scope that the challenge names")
 
 
 def _refusal(decision: Decision, subject: Subject, action: str, repository: str) -> RegistryError:
