@@ -3,7 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import pytest
 from chalicelib.context import Context
 from chalicelib.hosts import build_context
 from chalicelib.identity import users
-from chalicelib.metadata.migrate import migrate
 from chalicelib.settings import Settings
 from tests.client import Answer, CoreClient
 from tests.servers import Postgres
@@ -50,29 +49,28 @@ def basic(name: str, password: str) -> str:
 @contextmanager
 def opened(postgres: Postgres, folder: Path, **settings: str) -> Iterator[World]:
     """A registry with settings besides, by the names of their variables."""
-    url = postgres.new_database()
-    migrate(url)
-    environment = {
-        "OPENREGISTRY_ACCESS": "accounts",
-        "OPENREGISTRY_DATABASE_URL": url,
-        "OPENREGISTRY_DATA_DIR": str(folder),
-        "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
-    }
-    context = build_context(Settings.from_environment({**environment, **settings}))
-    ids = {
-        name: users.create(
-            context.database,
-            name,
-            f"{name}@example.org",
-            PASSWORD,
-            by="operator",
-            email_verified=True,
-            administrator=name == "root",
-        )
-        for name in ("alice", "bob", "root")
-    }
-    yield World(context, CoreClient(context), ids)
-    context.database.close()
+    with postgres.migrated_database() as url:
+        environment = {
+            "OPENREGISTRY_ACCESS": "accounts",
+            "OPENREGISTRY_DATABASE_URL": url,
+            "OPENREGISTRY_DATA_DIR": str(folder),
+            "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
+        }
+        context = build_context(Settings.from_environment({**environment, **settings}))
+        with closing(context.database):
+            ids = {
+                name: users.create(
+                    context.database,
+                    name,
+                    f"{name}@example.org",
+                    PASSWORD,
+                    by="operator",
+                    email_verified=True,
+                    administrator=name == "root",
+                )
+                for name in ("alice", "bob", "root")
+            }
+            yield World(context, CoreClient(context), ids)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from chalicelib.identity import Subject, access_tokens, organisations, passwords
 from chalicelib.identity.access import Accounts
 from chalicelib.metadata import accounts, grants
 from chalicelib.metadata.grants import Place
-from chalicelib.metadata.migrate import migrate
 from chalicelib.settings import Settings
 from tests.client import Answer, Body, Client, CoreClient
 from tests.servers import Postgres
@@ -115,33 +114,32 @@ class Realm:
 @contextmanager
 def realm(postgres: Postgres, directory: Path, **settings: str) -> Iterator[Realm]:
     """Such a registry."""
-    url = postgres.new_database()
-    migrate(url)
-    context = build_context(
-        Settings.from_environment(
-            {
-                "OPENREGISTRY_ACCESS": "accounts",
-                "OPENREGISTRY_DATABASE_URL": url,
-                "OPENREGISTRY_DATA_DIR": str(directory),
-                "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
-                **{f"OPENREGISTRY_{name}": value for name, value in settings.items()},
-            }
+    with postgres.migrated_database() as url:
+        context = build_context(
+            Settings.from_environment(
+                {
+                    "OPENREGISTRY_ACCESS": "accounts",
+                    "OPENREGISTRY_DATABASE_URL": url,
+                    "OPENREGISTRY_DATA_DIR": str(directory),
+                    "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
+                    **{f"OPENREGISTRY_{name}": value for name, value in settings.items()},
+                }
+            )
         )
-    )
-    found = Realm(context)
-    for name in ("alice", "bob", "carol", "dave", "erin"):
-        found.add_user(name)
-    found.add_user("root", administrator=True)
-    found.add_user("una", verified=False)
-    found.add_robot("alice", "ci")
-    database, ids = context.database, found.ids
-    ids["corp"] = organisations.create(database, "corp", ids["carol"], by="operator")
-    for name in ("dave", "erin"):
-        organisations.add_member(database, ids["corp"], ids[name], "member", by="operator")
-    team = organisations.create_team(database, ids["corp"], "devs", by="operator")
-    organisations.add_to_team(database, ids["corp"], team.id, ids["erin"], by="operator")
-    yield found
-    database.close()
+        found = Realm(context)
+        for name in ("alice", "bob", "carol", "dave", "erin"):
+            found.add_user(name)
+        found.add_user("root", administrator=True)
+        found.add_user("una", verified=False)
+        found.add_robot("alice", "ci")
+        database, ids = context.database, found.ids
+        ids["corp"] = organisations.create(database, "corp", ids["carol"], by="operator")
+        for name in ("dave", "erin"):
+            organisations.add_member(database, ids["corp"], ids[name], "member", by="operator")
+        team = organisations.create_team(database, ids["corp"], "devs", by="operator")
+        organisations.add_to_team(database, ids["corp"], team.id, ids["erin"], by="operator")
+        yield found
+        database.close()
 
 
 def basic(name: str, password: str) -> str:

@@ -95,7 +95,7 @@ def attempts(secret: Secret) -> Iterator[tuple[str, str, bytes]]:
         yield method, with_query(target, digest=blob) if method == "PUT" else target, b""
 
 
-_OF_THE_CONNECTION = ("date", "connection", "apigw-requestid")
+_OF_THE_CONNECTION = ("date", "connection", "x-request-id", "apigw-requestid")
 """Fields by which two answers differ that say the same."""
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from chalicelib.hosts import build_context
 from chalicelib.identity import users
-from chalicelib.metadata.migrate import migrate
 from chalicelib.settings import Settings
 from tests.client import Answer, Body, CoreClient, push_image
 from tests.images import make_image
@@ -31,27 +30,26 @@ class Ada(CoreClient):
 
 @contextmanager
 def registry(postgres: Postgres, tmp_path: Path, **settings: str) -> Iterator[Ada]:
-    url = postgres.new_database()
-    migrate(url)
-    environment = {f"OPENREGISTRY_{name}": value for name, value in settings.items()}
-    context = build_context(
-        Settings.from_environment(
-            {
-                "OPENREGISTRY_DATABASE_URL": url,
-                "OPENREGISTRY_DATA_DIR": str(tmp_path),
-                "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
-                "OPENREGISTRY_NEW_REPOSITORIES": "public",
-                **environment,
-            }
+    with postgres.migrated_database() as url:
+        environment = {f"OPENREGISTRY_{name}": value for name, value in settings.items()}
+        context = build_context(
+            Settings.from_environment(
+                {
+                    "OPENREGISTRY_DATABASE_URL": url,
+                    "OPENREGISTRY_DATA_DIR": str(tmp_path),
+                    "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",
+                    "OPENREGISTRY_NEW_REPOSITORIES": "public",
+                    **environment,
+                }
+            )
         )
-    )
-    users.create(
-        context.database, "ada", "ada@example.org", PASSWORD, by="operator", email_verified=True
-    )
-    client = Ada(context)
-    push_image(client, "ada/app", make_image((100,)), "1")
-    yield client
-    context.database.close()
+        users.create(
+            context.database, "ada", "ada@example.org", PASSWORD, by="operator", email_verified=True
+        )
+        client = Ada(context)
+        push_image(client, "ada/app", make_image((100,)), "1")
+        yield client
+        context.database.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -11,7 +12,6 @@ from chalicelib.identity import users
 from chalicelib.identity.users import Refused
 from chalicelib.metadata import accounts
 from chalicelib.metadata.database import Database
-from chalicelib.metadata.migrate import migrate
 from tests.api.conftest import basic
 from tests.client import HTTPClient
 from tests.mail.mailers import read
@@ -22,11 +22,8 @@ PASSWORD = "correct:horse ünd battery"
 
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[Database]:
-    url = postgres.new_database()
-    migrate(url)
-    database = Database(url)
-    yield database
-    database.close()
+    with postgres.migrated_database() as url, closing(Database(url)) as database:
+        yield database
 
 
 def create(database: Database, name: str, email: str, *, verified: bool = True) -> int:
