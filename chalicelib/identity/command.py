@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from chalicelib.cli import CommandError, Commands
+from chalicelib.identity.users import OPERATOR
 from chalicelib.metadata.database import Database
 from chalicelib.settings import Settings
-
-OPERATOR = "operator"
-"""The subject of what is done at the command line, in the audit log."""
 
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:

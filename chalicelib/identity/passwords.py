@@ -28,10 +28,10 @@ class PasswordError(ValueError):
     """A password that cannot be one; the text is a sentence for the person who chose it."""
 
 
-def hashed(password: str) -> str:
+def hashed(password: str, shortest: int = SHORTEST) -> str:
     """The hash of a new password. Raises ``PasswordError`` where it is too short or too long."""
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise PasswordError(f"A password has from {SHORTEST} to {LONGEST} characters.")
+    if not shortest <= len(password) <= LONGEST:
+        raise PasswordError(f"A password has from {shortest} to {LONGEST} characters.")
     with _turn():
         return _hasher().hash(password.encode(errors="surrogatepass"))
 

@@ -11,6 +11,8 @@ from chalicelib.metadata import accounts, audit, one_time, registry_invitations
 from chalicelib.metadata.database import Database, Transaction, UniqueViolation
 
 T = TypeVar("T")
+OPERATOR = "operator"
+"""The subject of what is done at the command line, in the audit log."""
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 LONGEST_NAME = 64
 
@@ -52,10 +54,10 @@ def checked_email(email: str) -> str:
     return email
 
 
-def hashed(password: str) -> str:
-    """The hash of a new password. Raises ``Refused``."""
+def hashed(password: str, *, by: str = "") -> str:
+    """The hash of a new password. An operator may choose a short one. Raises ``Refused``."""
     try:
-        return passwords.hashed(password)
+        return passwords.hashed(password, 1 if by == OPERATOR else passwords.SHORTEST)
     except passwords.PasswordError as error:
         raise Refused(str(error), "password") from None
 
@@ -73,7 +75,7 @@ def create(
     """Make a user; gives its id. Without a password it signs in otherwise. Raises ``Refused``."""
     checked_name(name)
     checked_email(email)
-    password_hash = None if password is None else hashed(password)
+    password_hash = None if password is None else hashed(password, by=by)
     return _making(
         database,
         lambda transaction: _add(
@@ -154,7 +156,7 @@ def create_first_administrator(
 def change_password(database: Database, account_id: int, password: str, *, by: str) -> None:
     """Give a user another password: browsers are signed out, and logins by the former one end, as
     do links that would give it yet another. Access tokens stay. Raises ``Refused``."""
-    password_hash = hashed(password)
+    password_hash = hashed(password, by=by)
     database.transaction(
         partial(set_password, account_id=account_id, password_hash=password_hash, by=by)
     )
