@@ -295,7 +295,9 @@ def test_another_browser_cannot_finish_a_sign_in(world: World, browser: Browser)
     assert victim.name is None
 
 
-def test_a_state_is_for_one_use_of_one_provider(world: World, browser: Browser) -> None:
+def test_a_state_is_for_one_use_of_one_provider(
+    world: World, browser: Browser, openid: OpenIDProvider
+) -> None:
     back = browser.begin("github")
     cookie = browser.cookies[COOKIE]
     assert browser.come_back(back) == HOME
@@ -305,6 +307,7 @@ def test_a_state_is_for_one_use_of_one_provider(world: World, browser: Browser) 
 
     back = again.begin("github")
     assert again.come_back(back.replace("github", "openid")) == error("begin-again")
+    assert not openid.fetches
     for forged in ("", "?state=", "?state=a&code=b", "?code=b", "?state=%00"):
         again.begin("github")
         assert again.come_back(f"/sign-in/github/callback{forged}") == error("begin-again")
