@@ -46,6 +46,15 @@ def link(runner: Runner, repository_id: int, digest: bytes) -> None:
     )
 
 
+def is_copy(runner: Runner, store: str, key: str) -> bool:
+    """Whether a blob's bytes are at that key."""
+    return bool(
+        runner.run(
+            "SELECT FROM blob_copies WHERE store = :store AND key = :key", store=store, key=key
+        )
+    )
+
+
 def mark(runner: Runner, digest: bytes, store: str, key: str, missing: bool) -> None:
     """Keep in mind that a copy's object is missing, or is back."""
     runner.run(

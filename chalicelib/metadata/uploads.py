@@ -12,7 +12,9 @@ from chalicelib.metadata.database import Runner
 from chalicelib.storage import Staged
 
 _COLUMNS = "state, epoch, algorithm, received, hash_state, staged, digest, verified"
-_DEADLINE = "now() + CAST(:seconds AS integer) * interval '1 second'"
+_DEADLINE = "now() + (CAST(:seconds AS integer) + 60) * interval '1 second'"
+"""When an upload expires whose newest capability lasts for so many seconds from now: a little later
+than that, since it is issued with the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Upload:
 
 
 def create(runner: Runner, upload_id: str, repository: str, algorithm: str, seconds: int) -> None:
-    """Begin an upload that may lie idle for so many seconds."""
+    """Begin an upload whose capabilities last for so many seconds."""
     runner.run(
         "INSERT INTO uploads (id, repository, algorithm, expires_at)"
         f" VALUES (CAST(:id AS uuid), :repository, :algorithm, {_DEADLINE})",
@@ -254,7 +256,8 @@ def keys(runner: Runner, upload_id: str, store: str) -> list[tuple[str, bool]]:
 def put_off(runner: Runner, upload_id: str, seconds: int) -> None:
     """Let an upload that could not be cleared wait for the next time."""
     runner.run(
-        f"UPDATE uploads SET expires_at = {_DEADLINE} WHERE id = CAST(:id AS uuid)",
+        "UPDATE uploads SET expires_at = now() + CAST(:seconds AS integer) * interval '1 second'"
+        " WHERE id = CAST(:id AS uuid)",
         id=upload_id,
         seconds=seconds,
     )

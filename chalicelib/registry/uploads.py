@@ -2,8 +2,7 @@
 
 Nothing of an upload is in this process between two requests, and no lock is held while bytes flow.
 A request that brings bytes raises the upload's epoch and stages under a key and part numbers of
-its own; what it staged counts once it has saved it under that epoch. Commit makes the staged bytes
-an object where they are, then links the blob in one transaction.
+its own; what it staged counts once it has saved it under that epoch. ``commit`` makes a blob of it.
 """
 
 import logging
@@ -18,7 +17,6 @@ from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.digests import Hash
 from chalicelib.http import (
-    Denied,
     DigestInvalid,
     NameInvalid,
     Piece,
@@ -35,8 +33,9 @@ from chalicelib.identity.capabilities import PARAMETER
 from chalicelib.metadata import blobs, repositories, uploads
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.uploads import Upload
+from chalicelib.registry.commit import clear, commit, verify
 from chalicelib.registry.names import checked_name
-from chalicelib.storage import Staged, StorageError, Writer
+from chalicelib.storage import StorageError, Writer
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
 _CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and one part holds two
@@ -74,7 +73,7 @@ def status(context: Context, request: Request) -> Response:
     upload = uploads.find(context.database, upload_id, repository)
     if upload is None or upload.state != "open":
         raise _unknown()
-    uploads.renew(context.database, upload_id, _lifetime(context))
+    uploads.renew(context.database, upload_id, context.capabilities.seconds)
     return Response(
         204, _progress(context, repository, upload_id, request.subject, upload.received)
     )
@@ -99,7 +98,7 @@ def cancel(context: Context, request: Request) -> Response:
     repository, upload_id = request.params["repository"], request.params["upload"]
     if not uploads.cancel(context.database, upload_id, repository):
         raise _unknown()
-    _clear(context, upload_id)
+    clear(context, upload_id)
     return Response(204)
 
 
@@ -110,7 +109,7 @@ def expire(context: Context) -> int:
     while late := uploads.expired(context.database, 100):
         for upload_id in late:
             try:
-                _clear(context, upload_id)
+                clear(context, upload_id)
             except StorageError:
                 # One that cannot be cleared keeps no other waiting.
                 _log.warning("upload %s could not be cleared away", upload_id, exc_info=True)
@@ -121,7 +120,7 @@ def expire(context: Context) -> int:
     return count
 
 
-class _Body:
+class _Receiving:
     """Receives the bytes of one request of one upload, and ends it."""
 
     def __init__(
@@ -158,19 +157,18 @@ class _Body:
             raise _wrong_length(self._expected, self._length)
         upload, context = self._upload, self._context
         if self._digest is not None:
-            _verify(self._hash, self._digest)
+            # Now, so that bytes of another digest leave the upload as it was.
+            verify(self._hash, self._digest)
             with self._unless_overtaken():
                 staged = self._writer.close(final=True)
-            try:
-                return _commit(context, self._request, upload, self._digest, staged, self._hash)
-            except (UploadInvalid, UploadUnknown):
-                self._lost = True
-                raise
+            if not commit(context, self._request, upload, self._digest, staged, self._hash):
+                raise self._overtaken()
+            return _created(context, upload.repository, self._digest)
         with self._unless_overtaken():
             staged = self._writer.close(final=False)
         state = None if self._hash is None else self._hash.suspend()
         if not uploads.save(
-            context.database, upload, staged.size, state, staged, _lifetime(context)
+            context.database, upload, staged.size, state, staged, context.capabilities.seconds
         ):
             raise self._overtaken()
         headers = _progress(
@@ -180,9 +178,10 @@ class _Body:
 
     def abort(self) -> None:
         self._writer.abort()
-        if self._lost:
-            # Whoever took the upload over may have cleared it away already.
-            self._context.store.discard(self._key)
+        store = self._context.store
+        if self._lost and not blobs.is_copy(self._context.database, store.name, self._key):
+            # Whoever took the upload over may have cleared it away already, but not these bytes.
+            store.discard(self._key)
 
     @contextmanager
     def _unless_overtaken(self) -> Iterator[None]:
@@ -208,7 +207,7 @@ class _Body:
     def _reserved(self, count: int) -> int | None:
         self._renewed = time.monotonic()
         return uploads.reserve(
-            self._context.database, self._upload, count, _lifetime(self._context)
+            self._context.database, self._upload, count, self._context.capabilities.seconds
         )
 
 
@@ -227,13 +226,13 @@ class _Ending:
 
     def finish(self) -> Response:
         context, upload, digest = self._context, self._upload, self._digest
-        if upload.state == "committed":
-            return _created(context, upload.repository, digest)
-        if upload.staged is None:
-            raise _unknown()
-        hashing = _resume(upload, digest) if upload.state == "open" else None
-        _verify(hashing, digest)
-        return _commit(context, self._request, upload, digest, upload.staged, hashing)
+        if upload.state != "committed":
+            if upload.staged is None:
+                raise _unknown()
+            hashing = _resume(upload, digest) if upload.state == "open" else None
+            if not commit(context, self._request, upload, digest, upload.staged, hashing):
+                raise _overtaken(context, self._request, upload)
+        return _created(context, upload.repository, digest)
 
     def abort(self) -> None:
         """Nothing is held."""
@@ -255,9 +254,11 @@ def _receive(context: Context, request: Request, upload_id: str, digest: bytes |
                 raise _out_of_order(context, request, upload)
             return _without_bytes(context, request, upload, digest)
     key = secrets.token_hex(16)
-    begun = uploads.begin(context.database, upload_id, repository, offset, key, _lifetime(context))
+    begun = uploads.begin(
+        context.database, upload_id, repository, offset, key, context.capabilities.seconds
+    )
     if begun is not None:
-        return _Body(context, request, begun, key, digest)
+        return _Receiving(context, request, begun, key, digest)
     upload = uploads.find(context.database, upload_id, repository)
     if upload is None:
         raise _unknown()
@@ -273,104 +274,6 @@ def _without_bytes(
     if upload.state == "cancelled" or digest is None or upload.digest not in (None, digest):
         raise _unknown()
     return _Ending(context, request, upload, digest)
-
-
-def _commit(
-    context: Context,
-    request: Request,
-    upload: Upload,
-    digest: bytes,
-    staged: Staged,
-    hashing: Hash | None,
-) -> Response:
-    """Make the staged bytes an object, verify what the hash could not, and link the blob."""
-    if not context.access.permits(request.subject, Permission.PUSH, upload.repository):
-        raise Denied("You may no longer push to this repository.")
-    verified = upload.verified or hashing is not None
-    if staged.whole and not verified:
-        _verify(_reread(context, digest, staged), digest)
-    if not staged.whole:
-        if upload.state == "open":
-            lifetime = _lifetime(context)
-            settled = uploads.settle(context.database, upload, digest, staged, verified, lifetime)
-            if not settled:
-                return _after_another(context, request, upload, digest)
-        context.store.complete(staged)
-        if not verified and (found := _reread(context, digest, staged)).digest() != digest:
-            # Its parts are an object now, and take no further chunk.
-            uploads.cancel(context.database, upload.id, upload.repository)
-            _clear(context, upload.id)
-            _verify(found, digest, "; this upload has ended, begin another")
-
-    kept = _link(context, request, upload, digest, staged)
-    if kept is None:
-        return _after_another(context, request, upload, digest)
-    if kept != staged.key or upload.epoch > 1:
-        _clear_now(context, upload.id)
-    return _created(context, upload.repository, digest)
-
-
-def _clear_now(context: Context, upload_id: str) -> None:
-    """Remove what a committed upload leaves: an object that lost a race, pieces that were joined.
-    What cannot be removed now goes when the upload expires."""
-    try:
-        _clear(context, upload_id)
-    except StorageError:
-        _log.info("the leavings of upload %s stay until it expires", upload_id, exc_info=True)
-
-
-class _EarlierError(Exception):
-    """Undoes a transaction: the blob has an object already."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
-
-
-def _link(
-    context: Context, request: Request, upload: Upload, digest: bytes, staged: Staged
-) -> str | None:
-    """Commit, in one transaction; gives the blob's key, or None where the upload is not ours to
-    commit. Where somebody pushed the blob earlier, their object stays, unless storage has lost
-    it."""
-    store = context.store
-    new = context.new_repository(request)
-    seen = missing = ""
-
-    def work(transaction: Transaction) -> str | None:
-        key = uploads.commit(transaction, upload, digest, staged, store.name, missing, new)
-        if key not in (None, staged.key, seen):
-            raise _EarlierError(key)
-        return key
-
-    while True:
-        try:
-            return context.database.transaction(work)
-        except _EarlierError as earlier:
-            # Looked for outside the transaction, which would hold the blob's row meanwhile.
-            seen = earlier.key
-            missing = seen if store.size(seen) != staged.size else ""
-
-
-def _reread(context: Context, digest: bytes, staged: Staged) -> Hash:
-    """The hash of an object, by reading it: its digest's algorithm was named only at the end, or
-    the hash could not be resumed here."""
-    hashing = Hash(digests.algorithm(digest))
-    for piece in context.store.read(staged.key, 0, staged.size):
-        hashing.update(piece)
-    return hashing
-
-
-def _after_another(context: Context, request: Request, upload: Upload, digest: bytes) -> Response:
-    """The answer to a commit that found the upload ended or taken over by another request. What
-    another is about to commit may be committed by this one too."""
-    now = uploads.find(context.database, upload.id, upload.repository)
-    if now is not None and now.digest == digest:
-        if now.state == "committed":
-            return _created(context, upload.repository, digest)
-        if now.state == "committing" and now.staged is not None:
-            return _commit(context, request, now, digest, now.staged, None)
-    raise _overtaken(context, request, upload)
 
 
 def _mount(context: Context, request: Request, repository: str, digest: bytes) -> bool:
@@ -398,25 +301,10 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
     return False
 
 
-def _clear(context: Context, upload_id: str) -> None:
-    """Remove all that an upload staged, but for what has become a blob's copy."""
-    for key, kept in uploads.keys(context.database, upload_id, context.store.name):
-        if kept:
-            context.store.discard_leftovers(key)
-        else:
-            context.store.discard(key)
-
-
 def _create(context: Context, repository: str, algorithm: str) -> str:
     upload_id = str(uuid.uuid4())
-    uploads.create(context.database, upload_id, repository, algorithm, _lifetime(context))
+    uploads.create(context.database, upload_id, repository, algorithm, context.capabilities.seconds)
     return upload_id
-
-
-def _lifetime(context: Context) -> int:
-    """Seconds that an upload's row outlives the request: a little more than the capability that
-    the answer carries."""
-    return context.capabilities.seconds + 60
 
 
 def _resume(upload: Upload, digest: bytes | None) -> Hash | None:
@@ -428,14 +316,6 @@ def _resume(upload: Upload, digest: bytes | None) -> Hash | None:
     if upload.hash_state is None or algorithm != upload.algorithm:
         return None
     return Hash.resume(upload.hash_state)
-
-
-def _verify(hashing: Hash | None, digest: bytes, consequence: str = "") -> None:
-    if hashing is not None and (found := hashing.digest()) != digest:
-        raise DigestInvalid(
-            f"The bytes received have another digest{consequence}.",
-            {"wanted": digests.unpack(digest), "received": digests.unpack(found)},
-        )
 
 
 def _chunk(request: Request) -> tuple[int, int] | None:

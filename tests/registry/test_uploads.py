@@ -563,6 +563,29 @@ def test_expiry_goes_on_past_what_cannot_be_cleared(file_context: Context, repos
     assert staged(file_context) == before
 
 
+def test_a_commit_that_outlives_its_upload_leaves_the_blob(
+    context: Context, repository: str
+) -> None:
+    """Another request has committed what this one was about to, and that is long ago."""
+
+    class Slow:
+        def __getattr__(self, name: str) -> object:
+            return getattr(context.store, name)
+
+        def complete(self, staged: object) -> None:
+            context.store.complete(staged)  # type: ignore[arg-type]
+            assert client.request("PUT", target).status == 201
+            age(context)
+            uploads.expire(context)
+
+    client = CoreClient(context)
+    location = client.request("PATCH", begin(client, repository), LARGE[:-10]).location
+    target = with_query(location, digest=sha256(LARGE))
+    slow = CoreClient(replace(context, store=Slow()))  # type: ignore[arg-type]
+    assert slow.request("PUT", target, LARGE[-10:]).status == 404
+    assert get(client, repository, sha256(LARGE)) == LARGE
+
+
 def test_a_request_that_outlives_its_upload_fails(context: Context, repository: str) -> None:
     client = CoreClient(context)
     body = open_body(context, "PUT", with_query(begin(client, repository), digest=sha256(DATA)))
