@@ -308,7 +308,7 @@ def test_a_state_is_for_one_use_of_one_provider(
     back = again.begin("github")
     assert again.come_back(back.replace("github", "openid")) == error("begin-again")
     assert not openid.fetches
-    for forged in ("", "?state=", "?state=a&code=b", "?code=b", "?state=%00"):
+    for forged in ("", "?state=", "?state=a&code=b", "?code=b"):
         again.begin("github")
         assert again.come_back(f"/sign-in/github/callback{forged}") == error("begin-again")
 
