@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from chalicelib.api import problems
 from chalicelib.context import Context
 from chalicelib.http import (
     JSON,
@@ -45,9 +46,9 @@ Function = Callable[[Context, Request], Receiver | Response]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A row of the table. ``by_capability``: the path holds an upload, and its signed capability
-    decides instead of credentials. ``waits``: a GET may wait for storage, for
-    however long that takes. ``pulls``: a GET is a pull, and counts as one."""
+    """A row of the table; without ``methods`` it is for any. ``by_capability``: the path holds an
+    upload, and its signed capability decides instead of credentials. ``waits``: a GET may wait for
+    storage, for however long that takes. ``pulls``: a GET is a pull, and counts as one."""
 
     methods: tuple[str, ...]
     path: str
@@ -102,8 +103,7 @@ ENDPOINTS = (
     Endpoint(("GET",), "/token", token_server.get_token, Permission.ANONYMOUS, waits=True),
     Endpoint(("POST",), "/token", token_server.post_token, Permission.ANONYMOUS, Body.BUFFERED),
     Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
-    Endpoint(("GET", "POST", "PUT", "PATCH", "DELETE"), "/api/v1/{rest}", api,
-             Permission.ANONYMOUS, Body.BUFFERED, waits=True),
+    Endpoint((), "/api/v1/{rest}", api, Permission.ANONYMOUS, Body.BUFFERED, waits=True),
     Endpoint(("GET", "HEAD"), "/account", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/account.js", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/account.css", account, Permission.ANONYMOUS),
@@ -122,8 +122,9 @@ ENDPOINTS = (
     Endpoint(("POST",), f"{_R}/blobs/uploads/", uploads.start, Permission.PUSH, Body.STREAMED),
     Endpoint(("GET", "HEAD"), _UPLOAD, uploads.status, Permission.PUSH, by_capability=True,
              waits=True),
-    Endpoint(("PATCH",), _UPLOAD, uploads.patch, Permission.PUSH, Body.STREAMED, True),
-    Endpoint(("PUT",), _UPLOAD, uploads.put, Permission.PUSH, Body.STREAMED, True),
+    Endpoint(("PATCH",), _UPLOAD, uploads.patch, Permission.PUSH, Body.STREAMED,
+             by_capability=True),
+    Endpoint(("PUT",), _UPLOAD, uploads.put, Permission.PUSH, Body.STREAMED, by_capability=True),
     Endpoint(("DELETE",), _UPLOAD, uploads.cancel, Permission.PUSH, by_capability=True),
     Endpoint(("GET", "HEAD"), f"{_R}/blobs/{{digest}}", blobs.get, Permission.PULL, waits=True),
     Endpoint(("DELETE",), f"{_R}/blobs/{{digest}}", blobs.delete, Permission.DELETE),
@@ -226,7 +227,7 @@ def _match(method: str, path: str) -> tuple[Endpoint, dict[str, str]] | list[str
     for endpoint, pattern in _PATTERNS:
         match = pattern.fullmatch(path)
         if match is not None:
-            if method in endpoint.methods:
+            if method in endpoint.methods or not endpoint.methods:
                 return endpoint, match.groupdict()
             allowed.extend(endpoint.methods)
     return allowed
@@ -242,9 +243,9 @@ def _found(request: Request) -> tuple[Endpoint, dict[str, str]]:
             code="NOT_FOUND", status=404,
         )  # fmt: skip
     methods = ", ".join(dict.fromkeys(found))
-    error = Unsupported(f"This path takes {methods}.", {"method": request.method})
-    error.headers = (("Allow", methods),)
-    raise error
+    raise Unsupported(
+        f"This path takes {methods}.", {"method": request.method}, headers=[("Allow", methods)]
+    )
 
 
 def _authorised(
@@ -264,8 +265,16 @@ def _authorised(
     return replace(request, params=params, subject=subject)
 
 
+def refusal(request: Request, error: RegistryError) -> Response:
+    """An error as who asked reads it: the API's clients problem details, others the
+    specification's JSON."""
+    if request.path == "/api" or request.path.startswith("/api/"):
+        return problems.refusal(request, error)
+    return error.response()
+
+
 def _failure(request: Request, error: Exception) -> Response:
-    return _seen(request, error).response()
+    return refusal(request, _seen(request, error))
 
 
 def _seen(request: Request, error: Exception) -> RegistryError:

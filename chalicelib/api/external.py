@@ -11,12 +11,11 @@ import hmac
 import logging
 import secrets
 from datetime import datetime
-from http.cookies import CookieError, SimpleCookie
 from typing import Literal
 
 import msgspec
 
-from chalicelib.api.operations import PREFIX, Answer, Call, Needs, Operation, Page
+from chalicelib.api.operations import PREFIX, Answer, Call, Needs, Operation, Page, cookie
 from chalicelib.api.problems import Problem
 from chalicelib.api.sessions import signed_in
 from chalicelib.http import Request, Unavailable
@@ -73,23 +72,24 @@ def list_providers(call: Call) -> Providers:
 def begin_sign_in(call: Call) -> Answer:
     """Go and sign in elsewhere."""
     try:
-        location, cookie = _departure(call, None)
+        location, field = _departure(call, None)
     except Unavailable as error:
         return _refused(call, "unavailable", error)
-    return Answer(None, [("Location", location), cookie])
+    return Answer(None, [("Location", location), field])
 
 
 def begin_link(call: Call) -> Answer:
     """Have somebody elsewhere be linked to one's account, who signs in there now."""
-    location, cookie = _departure(call, call.account)
-    return Answer(Departure(location), [cookie])
+    location, field = _departure(call, call.account)
+    return Answer(Departure(location), [field])
 
 
 def finish_sign_in(call: Call) -> Answer:
     """Come back: signed in, signed up, or linked."""
     provider = _provider(call)
     held = one_time.take(call.context.database, f"sign-in by {provider}", call.query.state)
-    if held is None or not hmac.compare_digest(_hash(_cookie_of(call.request)), held.data["by"]):
+    by = _hash(cookie(call.request, _cookie_name(call.request)))
+    if held is None or not hmac.compare_digest(by, held.data["by"]):
         return _refused(call, "begin-again")
     if call.query.error or not call.query.code:
         return _refused(call, "cancelled")
@@ -206,14 +206,6 @@ def _cookie(request: Request, value: str, seconds: int) -> tuple[str, str]:
     # Lax: it has to come with the way back, which another site begins.
     field = f"{_cookie_name(request)}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax"
     return "Set-Cookie", field + ("; Secure" if request.secure else "")
-
-
-def _cookie_of(request: Request) -> str:
-    try:
-        cookie = SimpleCookie(request.headers.get("cookie", "")).get(_cookie_name(request))
-    except CookieError:
-        return ""
-    return cookie.value if cookie else ""
 
 
 def _cookie_name(request: Request) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -82,7 +81,8 @@ class Needs(Enum):
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A row of the table. ``body`` and ``answer`` are msgspec types (None: none), ``query`` a
-    struct of the query's parameters; ``problems`` are the statuses of its own problems."""
+    struct of the query's parameters; ``problems`` are the statuses of its own problems. Raises
+    ``ValueError`` where the path lacks the part that ``needs`` is about."""
 
     method: str
     path: str
@@ -94,6 +94,13 @@ class Operation:
     status: int = 200
     query: Any = None
     problems: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        kind, about, _ = self.needs.value.partition(":")
+        if about and f"{{{kind}}}" not in self.path:
+            raise ValueError(
+                f"{self.method} {self.path} has no {kind} for {self.needs} to be about"
+            )
 
     @property
     def id(self) -> str:
@@ -138,11 +145,26 @@ class Answer:
     status: int | None = None
 
 
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
 class Paging(msgspec.Struct):
     """The query of every list: how many, and after the ``next`` of the page before."""
 
     after: Annotated[str, msgspec.Meta(max_length=300, pattern=r"^[^\x00]*$")] = ""
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+
+
+class PagingByNumber(Paging):
+    """The query of a list whose ``next`` is a number."""
+
+    after: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{0,18}$")] = ""
+
+
+class PagingByUuid(Paging):
+    """The query of a list whose ``next`` is a UUID."""
+
+    after: Annotated[str, msgspec.Meta(pattern=f"^({_UUID})?$")] = ""
 
 
 class Page(msgspec.Struct, Generic[T]):
@@ -163,31 +185,16 @@ def answer(context: "Context", request: Request) -> Response:
     """Answer a request to the API. Never raises."""
     try:
         response = _answered(context, request)
-    except Problem as problem:
-        response = problem.response()
     except Refused as error:
-        response = problems.invalid(
-            str(error), error.field, 409 if error.conflict else 422
-        ).response()
+        problem = problems.invalid(str(error), error.field, 409 if error.conflict else 422)
+        return problems.refusal(request, problem)
     except RegistryError as error:
-        response = problems.response(error.status, error.message, error.headers)
+        return problems.refusal(request, error)
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
-        response = problems.response(500, "The registry failed; its log says why.")
-    return replace(response, headers=[*response.headers, *security_headers(request)])
-
-
-def security_headers(request: Request) -> list[tuple[str, str]]:
-    """What keeps browsers from doing with an answer what it is not for."""
-    headers = [
-        ("Cache-Control", "no-store"),
-        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-        ("Referrer-Policy", "no-referrer"),
-        ("X-Content-Type-Options", "nosniff"),
-    ]
-    if request.secure:
-        headers.append(("Strict-Transport-Security", "max-age=63072000"))
-    return headers
+        failure = Problem(500, "The registry failed; its log says why.")
+        return problems.refusal(request, failure)
+    return replace(response, headers=[*response.headers, *problems.security_headers(request)])
 
 
 def _answered(context: "Context", request: Request) -> Response:
@@ -222,8 +229,8 @@ def table() -> list[tuple[Operation, re.Pattern[str]]]:
         for operation in importlib.import_module(f"chalicelib.api.{noun}").OPERATIONS:
             parts = re.split(r"{(\w+)}", PREFIX + operation.path)
             for index in range(1, len(parts), 2):
-                # No NUL, which Postgres has in no text.
-                some = r"[^\0]+?" if parts[index] == "repository" else r"[^/\0]+"
+                # No NUL, which Postgres has in no text; and "-" is no component of a repository.
+                some = r"(?:(?!/-/)[^\0])+" if parts[index] == "repository" else r"[^/\0]+"
                 parts[index] = f"(?P<{parts[index]}>{some})"
             for index in range(0, len(parts), 2):
                 parts[index] = re.escape(parts[index])
@@ -232,16 +239,20 @@ def table() -> list[tuple[Operation, re.Pattern[str]]]:
 
 
 def _found(request: Request) -> tuple[Operation, dict[str, str]]:
-    allowed: list[str] = []
+    """The operation of a request; HEAD is that of GET, whose body the host leaves out."""
+    method = "GET" if request.method == "HEAD" else request.method
+    allowed: dict[str, None] = {}
     for operation, pattern in table():
         match = pattern.fullmatch(request.path)
         if match is not None:
-            if operation.method == request.method:
+            if operation.method == method:
                 return operation, match.groupdict()
-            allowed.append(operation.method)
+            allowed |= dict.fromkeys(
+                ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+            )
     if not allowed:
         raise Problem(404, "There is nothing at this path.")
-    methods = ", ".join(dict.fromkeys(allowed))
+    methods = ", ".join(allowed)
     raise Problem(405, f"This path takes {methods}.", headers=[("Allow", methods)])
 
 
@@ -267,6 +278,16 @@ def cookie_name(request: Request) -> str:
     return f"__Host-{SESSION_COOKIE}" if request.secure else SESSION_COOKIE
 
 
+def cookie(request: Request, name: str) -> str:
+    """The value of a cookie, "" where there is none. The first one counts (RFC 6265, section 5.4:
+    the longest path), and no other site's cookies, whatever they look like, hide it."""
+    for pair in request.headers.get("cookie", "").split(";"):
+        key, _, value = pair.strip(" \t").partition("=")
+        if key == name:
+            return value
+    return ""
+
+
 def _caller(context: "Context", access: Accounts, request: Request) -> tuple[Subject, str | None]:
     """Who calls, and the id of the session that it came by."""
     if request.headers.get("authorization"):
@@ -279,13 +300,8 @@ def _caller(context: "Context", access: Accounts, request: Request) -> tuple[Sub
             field = challenge(context.settings, request)
             raise Problem(401, error.message, headers=[field]) from None
         return subject, None
-    try:
-        cookies = SimpleCookie(request.headers.get("cookie", ""))
-    except CookieError:
-        return NOBODY, None
-    if (cookie := cookies.get(cookie_name(request))) is None:
-        return NOBODY, None
-    found = sessions.find(context.database, cookie.value)
+    value = cookie(request, cookie_name(request))
+    found = sessions.find(context.database, value) if value else None
     return (NOBODY, None) if found is None else (Subject(found.account_id), found.id)
 
 
@@ -350,18 +366,34 @@ def _body(operation: Operation, request: Request) -> Any:
         raise Problem(415, "The body is application/json.")
     if len(request.body) > LARGEST_BODY:
         raise Problem(413, f"The body has at most {LARGEST_BODY} bytes.")
+    if _NUL.search(request.body):
+        raise problems.invalid("No text here has a NUL.")
     try:
         return msgspec.json.decode(request.body, type=operation.body)
     except msgspec.ValidationError as error:
-        raise problems.invalid(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _invalid(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"The body is no JSON: {error}") from None
 
 
 def _query(operation: Operation, request: Request) -> Any:
     if operation.query is None:
         return None
+    if any("\0" in value for value in request.query.values()):
+        raise problems.invalid("No text here has a NUL.")
     try:
         return msgspec.convert(dict(request.query), operation.query, strict=False)
     except msgspec.ValidationError as error:
-        raise problems.invalid(f"The query is wrong: {error}") from None
+        raise _invalid(error) from None
+
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""An escape for what Postgres has in no text."""
+_PLACE = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
+
+
+def _invalid(error: msgspec.ValidationError) -> Problem:
+    """What is wrong, and where."""
+    sentence = str(error)
+    place = _PLACE.search(sentence)
+    return problems.invalid(f"{_PLACE.sub('', sentence)}.", place[1] if place else "")

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
-from chalicelib.http import RegistryError, Response
+from chalicelib.http import RegistryError, Request, Response
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -27,19 +28,34 @@ class Problem(RegistryError):
 
     def response(self) -> Response:
         """The problem as JSON."""
-        return response(self.status, self.message, self.headers, self.members)
+        return _response(self, self.members)
 
 
-def response(
-    status: int,
-    detail: str,
-    headers: Sequence[tuple[str, str]] = (),
-    members: Mapping[str, Any] | None = None,
-) -> Response:
-    """An answer that tells a problem."""
-    title = HTTPStatus(status).phrase
-    body = {"title": title, "status": status, "detail": detail, **(members or {})}
-    return Response(status, [("Content-Type", MEDIA_TYPE), *headers], json.dumps(body).encode())
+def refusal(request: Request, error: RegistryError) -> Response:
+    """The answer to a request to the API that cannot be carried out, whatever found that out."""
+    members = error.members if isinstance(error, Problem) else {}
+    response = _response(error, members)
+    return replace(response, headers=[*response.headers, *security_headers(request)])
+
+
+def _response(error: RegistryError, members: Mapping[str, Any]) -> Response:
+    title = HTTPStatus(error.status).phrase
+    body = {"title": title, "status": error.status, "detail": error.message, **members}
+    fields = [("Content-Type", MEDIA_TYPE), *error.headers]
+    return Response(error.status, fields, json.dumps(body).encode())
+
+
+def security_headers(request: Request) -> list[tuple[str, str]]:
+    """What keeps browsers from doing with an answer what it is not for."""
+    headers = [
+        ("Cache-Control", "no-store"),
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("Referrer-Policy", "no-referrer"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    if request.secure:
+        headers.append(("Strict-Transport-Security", "max-age=63072000"))
+    return headers
 
 
 def invalid(detail: str, field: str = "", status: int = 422) -> Problem:

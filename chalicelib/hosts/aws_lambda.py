@@ -70,7 +70,8 @@ def answer(event: Mapping[str, Any]) -> Answer:
     except Exception:
         logger.exception("the event could not be answered")
         failure = RegistryError("The registry failed; its log says why.", status=500)
-    return Answer(failure.response())
+    request = Request(event["httpMethod"], event["path"], secure=True)
+    return Answer(endpoints.refusal(request, failure))
 
 
 @cache

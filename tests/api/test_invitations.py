@@ -129,7 +129,7 @@ def test_one_chooses_by_an_id_or_a_secret(acme: Acme) -> None:
     add_user(world, "erin", email="erin+acme@example.org")
     for chosen in ({}, {"id": acme.invitation, "secret": acme.secret}, {"id": 0}, {"secret": ""}):
         assert world.call("POST", f"{OWN}/accept", chosen, by="erin").status == 422
-    for secret in ("x", "\0", "ü", "\ud800"):
+    for secret in ("x", "ü", "\ud800"):
         assert _accept(world, "erin", secret=secret) in (400, 404)
     assert _accept(world, "erin", id=2**53 - 1) == 404
     assert world.call("GET", f"{OWN}?after=x", by="erin").status == 422

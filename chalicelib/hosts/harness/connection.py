@@ -58,7 +58,7 @@ DRAIN_SECONDS = 3
 INLINE = 64 << 10
 """A file's region of at most so many bytes is sent together with the head."""
 
-_FAILED = RegistryError("The registry failed; its log says why.", status=500).response()
+_FAILED = RegistryError("The registry failed; its log says why.", status=500)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -113,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._arriving: Exchange | None = None
         # Requests in the order in which they came; the first is being answered.
         self._exchanges: deque[Exchange] = deque()
+        # Held here, since the loop alone does not keep a task from being collected.
         self._task: asyncio.Task[None] | None = None
         self._fresh = True
         self._pushes = False
@@ -358,7 +359,7 @@ class Connection(asyncio.Protocol):
         worker = self._worker
         if exchange.wrong is not None:
             exchange.keep = False
-            self._respond(exchange, exchange.wrong.response())
+            self._respond(exchange, endpoints.refusal(request, exchange.wrong))
             return
         if request.method not in ("GET", "HEAD"):
             self._pushes = True
@@ -387,7 +388,7 @@ class Connection(asyncio.Protocol):
             head = self._head(exchange, response)
         except Exception:
             _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
-            response = _FAILED
+            response = endpoints.refusal(exchange.request, _FAILED)
             head = self._head(exchange, response)
         self._loop.call_soon_threadsafe(self._answered, exchange, response, head)
 
@@ -403,7 +404,7 @@ class Connection(asyncio.Protocol):
                 exchange.status = 499
                 self._ended(exchange, keep=False)
                 return
-            response = error.response()
+            response = endpoints.refusal(exchange.request, error)
         self._respond(exchange, response)
 
     async def _receive(self, exchange: Exchange, body: Body) -> Response:
@@ -414,7 +415,7 @@ class Connection(asyncio.Protocol):
             if wanted is endpoints.Body.BUFFERED:
                 if self._expects(exchange, body) and _length(request) > worker.functions.limit:
                     sentence = f"The body may have {worker.functions.limit} bytes at most."
-                    return SizeInvalid(sentence, status=413).response()
+                    return endpoints.refusal(request, SizeInvalid(sentence, status=413))
                 self._invite(exchange, body)
                 size = 0
                 # What is over the limit, by a little, shows the function that it is too much.
@@ -473,7 +474,7 @@ class Connection(asyncio.Protocol):
                 if not isinstance(error, ConnectionError):
                     _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
                 if not exchange.status:
-                    self._respond(exchange, _FAILED)
+                    self._respond(exchange, endpoints.refusal(exchange.request, _FAILED))
                 else:
                     self._transport.abort()
                     self._ended(exchange, keep=False)
