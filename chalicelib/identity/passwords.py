@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 8, 1024
 """Characters that a password may have (NIST SP 800-63B-3, section 5.1.1.2: at least 8)."""
 _AT_ONCE = 2
+_WAITING = 6
+"""Those that may wait for their turn: each keeps a thread."""
 _PATIENCE = 1.5
 """Seconds that a request waits for its turn."""
 
 _turns = threading.BoundedSemaphore(_AT_ONCE)
+_places = threading.BoundedSemaphore(_AT_ONCE + _WAITING)
 
 
 class PasswordError(ValueError):
@@ -63,15 +66,24 @@ def _decoy() -> str:
 
 @contextmanager
 def _turn() -> Iterator[None]:
-    if not _turns.acquire(timeout=_PATIENCE):
-        raise RegistryError(
-            "Too many passwords are waiting to be checked.",
-            "try again in a moment; an access token need not wait",
-            code="TOOMANYREQUESTS",
-            status=429,
-            headers=[("Retry-After", "1")],
-        )
+    if not _places.acquire(blocking=False):
+        raise _too_many()
     try:
-        yield
+        if not _turns.acquire(timeout=_PATIENCE):
+            raise _too_many()
+        try:
+            yield
+        finally:
+            _turns.release()
     finally:
-        _turns.release()
+        _places.release()
+
+
+def _too_many() -> RegistryError:
+    return RegistryError(
+        "Too many passwords are waiting to be checked.",
+        "try again in a moment; an access token need not wait",
+        code="TOOMANYREQUESTS",
+        status=429,
+        headers=[("Retry-After", "1")],
+    )

@@ -5,7 +5,7 @@ import pytest
 from chalicelib.context import Context
 from chalicelib.endpoints import Body
 from chalicelib.hosts.harness.functions import Registry, Turn
-from chalicelib.http import Request
+from chalicelib.http import Headers, Request
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -30,6 +30,16 @@ DIGEST = "sha256:" + "0" * 64
 )
 def test_turns(file_context: Context, method: str, path: str, turn: Turn) -> None:
     assert Registry(file_context).turn(Request(method, path)) is turn
+
+
+@pytest.mark.parametrize(
+    ("credentials", "turn"),
+    [("Basic YTpi", Turn.BULK), ("basic YTpi", Turn.BULK), ("Bearer eyJ", Turn.QUICK)],
+)
+def test_turns_with_credentials(file_context: Context, credentials: str, turn: Turn) -> None:
+    """A password may take long to be checked."""
+    request = Request("GET", "/v2/", headers=Headers({"Authorization": credentials}))
+    assert Registry(file_context).turn(request) is turn
 
 
 @pytest.mark.parametrize(
