@@ -23,14 +23,18 @@ from chalicelib.metadata.trust import Rule
 MOST_RULES = 100
 """Rules that are looked at for one token."""
 
+SECONDS = 3600
+"""How long a registry token holds that was had for a workload's: as long as a job pushes, which has
+nothing else to get another one with. The end of its rule ends it at once."""
+
 _MOST_AUDIENCES = 20
 _AT_ONCE = threading.BoundedSemaphore(8)
 """Whoever trusts an issuer that answers slowly keeps few of the process's threads waiting."""
 
 
 class Admitted(NamedTuple):
-    """A token that was verified, and the rules by which it may be exchanged. ``expires`` is in
-    seconds since 1970."""
+    """A token that was verified, and the rules by which it may be exchanged. ``expires``, when the
+    token does, is in seconds since 1970."""
 
     token: str
     rules: Sequence[Rule]
@@ -38,7 +42,7 @@ class Admitted(NamedTuple):
 
     def subject(self, rule: Rule) -> Subject:
         """Whom the token stands for by a rule."""
-        return Subject(rule.account_id, f"rule:{rule.id}", None, self.expires)
+        return Subject(rule.account_id, f"rule:{rule.id}", None, time.time() + SECONDS)
 
 
 def admit(

@@ -35,11 +35,11 @@ class RegistryTokens:
         self._verified: dict[str, Subject] = {}
         self._lock = threading.Lock()
 
-    def issue(self, subject: Subject, access: Access) -> tuple[str, int]:
-        """A token for these grants (``type``, ``name``, ``actions`` each), and the seconds that it
-        holds: ``SECONDS``, or until the subject's own token ends."""
+    def issue(self, subject: Subject, access: Access, seconds: int = SECONDS) -> tuple[str, int]:
+        """A token for these grants (``type``, ``name``, ``actions`` each), and how many seconds it
+        holds: as many, or fewer where what the subject brought ends sooner."""
         now = int(time.time())
-        until = now + SECONDS
+        until = now + seconds
         if subject.expires is not None:
             until = min(until, int(subject.expires))
         key = self._keys.signing()

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 from chalicelib.context import Context
 from chalicelib.http import JSON, RegistryError, Request, Response, Unauthorized
-from chalicelib.identity import NOBODY, Subject
+from chalicelib.identity import NOBODY, Subject, registry_tokens
 from chalicelib.identity.access import CATALOG, ROLES, Accounts
 from chalicelib.identity.challenge import challenge
 from chalicelib.metadata import audit, refresh_tokens
@@ -137,9 +137,13 @@ def _granted(
 
 
 def _answer(
-    access: Accounts, subject: Subject, grants: list[dict[str, Any]], more: dict[str, str]
+    access: Accounts,
+    subject: Subject,
+    grants: list[dict[str, Any]],
+    more: dict[str, str],
+    seconds: int = registry_tokens.SECONDS,
 ) -> Response:
-    token, seconds = access.tokens.issue(subject, grants)
+    token, seconds = access.tokens.issue(subject, grants, seconds)
     answer: dict[str, Any] = {
         "token": token,
         "access_token": token,
@@ -226,7 +230,7 @@ def _exchanged(context: Context, access: Accounts, form: dict[str, list[str]]) -
         # RFC 8693, section 2.2.2: whatever is wrong with the token.
         raise OAuthError("invalid_request", error.sentence) from None
     more = {"issued_token_type": _TYPE.format("access_token")}
-    return _answer(access, admitted.subject(best[1]), best[0], more)
+    return _answer(access, admitted.subject(best[1]), best[0], more, exchange.SECONDS)
 
 
 def _size(grants: list[dict[str, Any]]) -> int:

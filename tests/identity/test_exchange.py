@@ -170,8 +170,8 @@ def test_a_jobs_token_is_exchanged(ci: CI, shape: str, kind: str) -> None:
     assert "refresh_token" not in said
     registry_token = jwt.decode(said["token"], options={"verify_signature": False})
     assert registry_token["sub"] == f"account:{ci.acme}/rule:{rule.id}"
-    assert registry_token["exp"] <= claims["exp"]
-    assert 0 < said["expires_in"] <= 300
+    assert 3590 < said["expires_in"] <= 3600
+    assert registry_token["exp"] - registry_token["iat"] == said["expires_in"]
     assert push(ci, f"Bearer {said['token']}") == 202
     assert push(ci, f"Bearer {said['token']}", "acme/other") == 401
     entry = audit.page(ci.database, 1, account=ci.acme)[0]
@@ -179,17 +179,18 @@ def test_a_jobs_token_is_exchanged(ci: CI, shape: str, kind: str) -> None:
     assert entry.subject == registry_token["sub"]
 
 
-def test_a_registry_token_ends_with_the_token_that_it_was_had_for(ci: CI) -> None:
+def test_a_registry_token_outlives_a_short_token_that_it_was_had_for(ci: CI) -> None:
+    """A workload's token holds for minutes; a push may take longer."""
     ci.trust()
     answer = ci.exchange(ci.actions(exp=int(time.time()) + 20))
-    assert 0 < answer.json["expires_in"] <= 20
+    assert answer.json["expires_in"] > 3000
 
 
 def test_a_registry_token_is_a_password_and_is_narrowed_by_the_token_server(ci: CI) -> None:
     """As docker does after a login with it."""
     ci.trust()
-    exp = int(time.time()) + 20
-    token = ci.granted(ci.actions(exp=exp))
+    token = ci.granted(ci.actions())
+    exp = jwt.decode(token, options={"verify_signature": False})["exp"]
     password = basic("anything", token)
     assert push(ci, password) == 202
     for asked, granted in [
