@@ -134,7 +134,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
     parser = add(commands, "audit", show_audit, "show the audit log, the newest events first")
     parser.add_argument("--account", metavar="NAME", help="what concerns this account")
-    parser.add_argument("--limit", type=int, default=100, help="how many (100)")
+    parser.add_argument("--limit", type=_count, default=100, help="how many (100)")
 
 
 def add_user(options: argparse.Namespace) -> int:
@@ -285,9 +285,11 @@ def create_token(options: argparse.Namespace) -> int:
         seconds = parse_seconds(options.expires) if options.expires else None
     except ValueError as error:
         raise CommandError(str(error)) from None
+    if not wanted:
+        raise CommandError("a token without a scope is good for nothing")
     with _opened() as (database, settings):
         keys = Keys(secret_key(settings), settings.old_secret_key)
-        account = _account(database, options.user)
+        account = _account(database, options.user, "user", "robot")
 
         def work(transaction: Transaction) -> access_tokens.Created:
             created = access_tokens.create(
@@ -480,15 +482,26 @@ def _opened() -> Iterator[tuple[Database, Settings]]:
             yield database, settings
     except (Refused, RegistryError) as error:
         raise CommandError(str(error)) from error
+    except UnicodeEncodeError:
+        raise CommandError("what was written is not UTF-8") from None
 
 
-def _account(database: Database, name: str, kind: str = "") -> int:
+def _account(database: Database, name: str, *kinds: str) -> int:
+    """The id of an account, of one of these kinds where some are given."""
     from chalicelib.metadata import accounts
 
     account = accounts.by_name(database, name)
-    if account is None or kind not in ("", account.kind):
-        raise CommandError(f"there is no {kind or 'account'} {name!r}")
+    if account is None or (kinds and account.kind not in kinds):
+        raise CommandError(f"there is no {' or '.join(kinds) or 'account'} {name!r}")
     return account.id
+
+
+def _count(text: str) -> int:
+    """A number of things to show."""
+    count = int(text)
+    if not 0 < count <= 1_000_000:
+        raise ValueError(text)
+    return count
 
 
 def _password() -> str:
