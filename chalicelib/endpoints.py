@@ -47,8 +47,9 @@ Function = Callable[[Context, Request], Receiver | Response]
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A row of the table; without ``methods`` it is for any. ``by_capability``: the path holds an
-    upload, and its signed capability decides instead of credentials. ``waits``: a GET may wait for
-    storage, for however long that takes. ``pulls``: a GET is a pull, and counts as one."""
+    upload, and its signed capability decides instead of credentials. ``waits``: anything but a HEAD
+    may wait for storage, for another service, or for a password to be checked, for however long
+    that takes. ``pulls``: a GET is a pull, and counts as one."""
 
     methods: tuple[str, ...]
     path: str
@@ -101,7 +102,8 @@ ENDPOINTS = (
     Endpoint(("GET", "HEAD"), "/health", health, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS, waits=True),
     Endpoint(("GET",), "/token", token_server.get_token, Permission.ANONYMOUS, waits=True),
-    Endpoint(("POST",), "/token", token_server.post_token, Permission.ANONYMOUS, Body.BUFFERED),
+    Endpoint(("POST",), "/token", token_server.post_token, Permission.ANONYMOUS, Body.BUFFERED,
+             waits=True),
     Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
     Endpoint((), "/api/v1/{rest}", api, Permission.ANONYMOUS, Body.BUFFERED, waits=True),
     Endpoint(("GET", "HEAD"), "/account", account, Permission.ANONYMOUS),
@@ -158,8 +160,8 @@ def locate(method: str, path: str) -> tuple[Endpoint, dict[str, str]] | None:
 
 
 def waits(method: str, path: str) -> bool:
-    """Whether a read may wait for storage, for a host to keep it apart from those that do not."""
-    return method == "GET" and any(pattern.fullmatch(path) for pattern in _WAITING)
+    """Whether a request may wait, for a host to keep it apart from those that do not."""
+    return method != "HEAD" and any(pattern.fullmatch(path) for pattern in _WAITING)
 
 
 def answer(context: Context, request: Request) -> Response:

@@ -148,6 +148,8 @@ class Program:
         return self._seen(request)
 
     def answer(self, request: Request) -> Response:
+        if "/blobs/" in request.path:
+            self._wait(request)
         return self._seen(request)
 
     def receive(self, request: Request) -> Receiver | Response:

@@ -25,6 +25,9 @@ DIGEST = "sha256:" + "0" * 64
         ("GET", f"/v2/a/b/blobs/{DIGEST}", Turn.BULK),
         ("HEAD", f"/v2/a/b/blobs/{DIGEST}", Turn.QUICK),
         ("GET", "/v2/a/blobs/uploads/123", Turn.BULK),
+        ("PUT", "/v2/a/manifests/latest", Turn.QUICK),
+        ("POST", "/token", Turn.BULK),
+        ("POST", "/api/v1/sessions", Turn.BULK),
         ("GET", "/nowhere", Turn.QUICK),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chalicelib.hosts.harness.worker import BULK
+from chalicelib.hosts.harness.worker import BULK, QUICK
 from tests.hosts.functions import content
 from tests.hosts.program import Program
 from tests.hosts.wire import Wire, until
@@ -382,6 +382,24 @@ def test_storage_that_hangs_leaves_the_rest_alone(program: Program, name: str) -
             assert other.get("/health").status == 200
             assert other.get("/a/manifests/b").status == 200
             assert other.put("/whole", b"manifest").status == 200
+        program.open_gate(name)
+        for wire in hanging:
+            assert wire.answer().status == 200
+    finally:
+        program.open_gate(name)
+        for wire in hanging:
+            wire.close()
+
+
+def test_bodies_that_are_to_wait_leave_small_reads_alone(program: Program, name: str) -> None:
+    target = f"/a/blobs/b?gate={name}&name={name}"
+    hanging = [Wire(program.port) for _ in range(QUICK + 1)]
+    try:
+        for wire in hanging:
+            wire.head("PUT", target, "Content-Length: 1").send(b"x")
+        program.wait_for(name, "waits", QUICK + 1)
+        with Wire(program.port) as other:
+            assert other.get("/a/manifests/b").status == 200
         program.open_gate(name)
         for wire in hanging:
             assert wire.answer().status == 200

@@ -423,9 +423,10 @@ class Connection(asyncio.Protocol):
                     self._transport.resume_reading()
                     data += pieces
                     size += sum(map(len, pieces))
-            return await worker.quick.call(
-                worker.functions.answer, replace(request, body=b"".join(data))
-            )
+            quick = worker.functions.turn(request) is Turn.QUICK
+            threads = worker.quick if quick else worker.bulk
+            request = replace(request, body=b"".join(data))
+            return await threads.call(worker.functions.answer, request)
         receiver = await worker.bulk.call(worker.functions.receive, request)
         if isinstance(receiver, Response):
             return receiver

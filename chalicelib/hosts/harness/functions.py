@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Turn(Enum):
-    """How a request without a body comes to its answer."""
+    """How a request comes to its answer, unless its body is streamed."""
 
     HEALTH = "health"
     READY = "ready"
     QUICK = "quick"
     BULK = "bulk"
-    """On a thread of those that may wait for storage."""
+    """On a thread of those that may wait for long."""
 
 
 _TURNS: dict[endpoints.Function, Turn] = {
@@ -76,7 +76,7 @@ class Registry:
 
     def turn(self, request: Request) -> Turn:
         method, path = request.method, request.path
-        if method not in ("GET", "HEAD"):
+        if method not in ("GET", "HEAD") and self.wants(request) is not Body.BUFFERED:
             return Turn.BULK
         if probe := _PROBES.get(path):
             return probe

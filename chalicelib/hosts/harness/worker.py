@@ -198,7 +198,7 @@ class Worker:
                 ssl=self._tls,
                 ssl_handshake_timeout=30 if self._tls else None,
             )
-        except (OSError, TimeoutError) as error:
+        except OSError as error:
             self._loads[self._index] -= 1
             _log.info("a connection failed before its first request: %s", error)
 
