@@ -8,12 +8,11 @@ import msgspec
 from chalicelib.api.operations import Answer, Call, Needs, Operation
 from chalicelib.api.problems import Problem, invalid
 from chalicelib.api.sessions import expired_cookie, signed_in
+from chalicelib.api.texts import AccountName, Email
 from chalicelib.http import Unauthorized
 from chalicelib.identity import emails, users
 from chalicelib.metadata import accounts, permissions
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=users.LONGEST_NAME)]
-Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
 Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 NewPassword = Annotated[str, msgspec.Meta(min_length=8, max_length=1024)]
 Secret = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -22,7 +21,7 @@ Secret = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 class NewAccount(msgspec.Struct):
     """Who wants an account; ``invitation`` is the secret of an invitation's link."""
 
-    name: Name
+    name: AccountName
     email: Email
     password: NewPassword
     invitation: Secret | None = None
@@ -91,7 +90,7 @@ class FirstAdministrator(msgspec.Struct):
     """The secret of the link that the registry printed, and who is to be the administrator."""
 
     secret: Secret
-    name: Name
+    name: AccountName
     email: Email
     password: NewPassword
 

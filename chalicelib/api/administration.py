@@ -4,9 +4,18 @@ from datetime import datetime
 
 import msgspec
 
-from chalicelib.api.accounts import Account, Email, Name, NewPassword, shown
-from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
-from chalicelib.api.problems import Problem, invalid
+from chalicelib.api.accounts import Account, NewPassword, shown
+from chalicelib.api.operations import (
+    Call,
+    Needs,
+    Operation,
+    Page,
+    Paging,
+    PagingByNumber,
+    page,
+)
+from chalicelib.api.problems import Problem
+from chalicelib.api.texts import AccountName, Email
 from chalicelib.identity import emails, letters, users
 from chalicelib.mail import MailError
 from chalicelib.metadata import accounts, registry_invitations
@@ -16,7 +25,7 @@ class NewAccountOfOther(msgspec.Struct):
     """Whom to make an account for, whose email counts as verified. Without a password they are
     sent a link to choose one."""
 
-    name: Name
+    name: AccountName
     email: Email
     password: NewPassword | None = None
     administrator: bool = False
@@ -96,8 +105,6 @@ def invite_to_registry(call: Call) -> RegistryInvitation:
 def list_registry_invitations(call: Call) -> Page[RegistryInvitation]:
     """Invitations that hold."""
     query = call.query
-    if query.after and not _is_id(query.after):
-        raise invalid("This page comes after nothing.", "after")
     found = registry_invitations.listed(
         call.context.database, int(query.after or 0), query.limit + 1
     )
@@ -135,7 +142,8 @@ OPERATIONS = (
     Operation("DELETE", "/admin/accounts/{account}/suspension", resume_account,
               Needs.ADMINISTRATOR, "Let an account act again"),
     Operation("GET", "/admin/invitations", list_registry_invitations, Needs.ADMINISTRATOR,
-              "Invitations to the registry", answer=Page[RegistryInvitation], query=Paging),
+              "Invitations to the registry", answer=Page[RegistryInvitation],
+              query=PagingByNumber),
     Operation("POST", "/admin/invitations", invite_to_registry, Needs.ADMINISTRATOR,
               "Invite somebody to the registry", body=Invited, answer=RegistryInvitation,
               status=201, problems=(409,)),

@@ -226,7 +226,7 @@ OPERATIONS = (
               "Where browsers come back to, and are sent to /account", status=302, query=Arrival),
     Operation("GET", "/account/identities", list_identities, Needs.PERSON,
               "Who one is at other services", answer=Page[Identity]),
-    Operation("POST", "/account/identities/{provider}", begin_link, Needs.PERSON,
+    Operation("POST", f"{_SIGN_IN}/link", begin_link, Needs.PERSON,
               "Link one's account to another service: for browsers, which then go there",
               answer=Departure),
     Operation("DELETE", "/account/identities/{identity}", unlink_identity, Needs.PERSON,

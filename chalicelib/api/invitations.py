@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
+from chalicelib.api.operations import Call, Needs, Operation, Page, PagingByNumber, page
 from chalicelib.api.organisations import (
     OwnOrganisation,
     check_person,
@@ -13,6 +13,7 @@ from chalicelib.api.organisations import (
     organisation_id,
 )
 from chalicelib.api.problems import Problem, invalid
+from chalicelib.api.texts import Email
 from chalicelib.identity import invitations, letters
 from chalicelib.metadata import invitations as rows
 from chalicelib.metadata.organisations import Role
@@ -24,7 +25,7 @@ Id = Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
 class NewInvitation(msgspec.Struct):
     """Whom to invite, and as what."""
 
-    email: Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
+    email: Email
     role: Role = "member"
 
 
@@ -47,6 +48,12 @@ class ChosenInvitation(msgspec.Struct, omit_defaults=True):
     secret: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | msgspec.UnsetType = (
         msgspec.UNSET
     )
+
+
+_Chosen = Annotated[
+    ChosenInvitation,
+    msgspec.Meta(extra_json_schema={"oneOf": [{"required": ["id"]}, {"required": ["secret"]}]}),
+]
 
 
 def invite(call: Call) -> Invitation:
@@ -123,10 +130,7 @@ def _chosen(call: Call) -> tuple[int | None, str | None]:
 
 
 def _after(call: Call) -> int:
-    after = call.query.after or "0"
-    if not _is_id(after):
-        raise invalid("The query is wrong: after is the next of another page.", "after")
-    return int(after)
+    return int(call.query.after or 0)
 
 
 def _is_id(text: str) -> bool:
@@ -147,14 +151,14 @@ OPERATIONS = (
     Operation("POST", _ALL, invite, Needs.ACCOUNT_ADMIN, "Invite the person of an email",
               body=NewInvitation, answer=Invitation, status=201, problems=(409,)),
     Operation("GET", _ALL, list_invitations, Needs.ACCOUNT_ADMIN,
-              "An organisation's open invitations", query=Paging, answer=Page[Invitation]),
+              "An organisation's open invitations", query=PagingByNumber, answer=Page[Invitation]),
     Operation("DELETE", f"{_ALL}/{{invitation}}", revoke_invitation, Needs.ACCOUNT_ADMIN,
               "Void an invitation"),
     Operation("GET", "/organisation-invitations", list_own_invitations, Needs.PERSON,
-              "What one is invited to", query=Paging, answer=Page[Invitation]),
+              "What one is invited to", query=PagingByNumber, answer=Page[Invitation]),
     Operation("POST", "/organisation-invitations/accept", accept_invitation, Needs.PERSON,
-              "Accept an invitation", body=ChosenInvitation, answer=OwnOrganisation,
+              "Accept an invitation", body=_Chosen, answer=OwnOrganisation,
               problems=(404,)),
     Operation("POST", "/organisation-invitations/decline", decline_invitation, Needs.PERSON,
-              "Decline an invitation", body=ChosenInvitation, problems=(404,)),
+              "Decline an invitation", body=_Chosen, problems=(404,)),
 )  # fmt: skip

@@ -10,7 +10,7 @@ something.
 import importlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
@@ -366,9 +366,10 @@ def _body(operation: Operation, request: Request) -> Any:
         raise Problem(415, "The body is application/json.")
     if len(request.body) > LARGEST_BODY:
         raise Problem(413, f"The body has at most {LARGEST_BODY} bytes.")
-    if _NUL.search(request.body):
-        raise problems.invalid("No text here has a NUL.")
     try:
+        if _NUL.search(request.body):
+            whole = msgspec.json.decode(request.body)
+            _refuse_nul(whole if isinstance(whole, dict) else {"": whole})
         return msgspec.json.decode(request.body, type=operation.body)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
@@ -379,16 +380,24 @@ def _body(operation: Operation, request: Request) -> Any:
 def _query(operation: Operation, request: Request) -> Any:
     if operation.query is None:
         return None
-    if any("\0" in value for value in request.query.values()):
-        raise problems.invalid("No text here has a NUL.")
+    query = dict(request.query)
+    _refuse_nul(query)
     try:
-        return msgspec.convert(dict(request.query), operation.query, strict=False)
+        return msgspec.convert(query, operation.query, strict=False)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
 
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-"""An escape for what Postgres has in no text."""
+"""A NUL in JSON. Postgres has it in no text."""
+
+
+def _refuse_nul(members: Mapping[str, Any]) -> None:
+    for name, value in members.items():
+        if _NUL.search(msgspec.json.encode({name: value})):
+            raise problems.invalid("No text here has a NUL.", name)
+
+
 _PLACE = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
 
 

@@ -1,24 +1,23 @@
 """Organisations and their members."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
 from chalicelib.api.problems import Problem
+from chalicelib.api.texts import AccountName
 from chalicelib.identity import organisations, users
 from chalicelib.metadata import accounts
 from chalicelib.metadata import organisations as rows
 from chalicelib.metadata.organisations import Role
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-
 
 class NewOrganisation(msgspec.Struct):
     """An organisation to be made."""
 
-    name: Name
+    name: AccountName
 
 
 class Organisation(msgspec.Struct):
@@ -64,7 +63,7 @@ class NewRole(msgspec.Struct):
 class Transfer(msgspec.Struct):
     """The member who is to be an owner in one's own place."""
 
-    to: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
+    to: AccountName
 
 
 def create_organisation(call: Call) -> Organisation:

@@ -9,6 +9,7 @@ import msgspec
 from chalicelib.api.grants import Grant, NewGrant, shown
 from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
 from chalicelib.api.problems import Problem
+from chalicelib.api.texts import RepositoryName
 from chalicelib.http import NameUnknown
 from chalicelib.identity import grants, repositories
 from chalicelib.metadata import grants as grant_rows
@@ -17,7 +18,6 @@ from chalicelib.metadata.grants import Place
 from chalicelib.metadata.permissions import ROLES
 from chalicelib.metadata.robots import Role
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Description = Annotated[str, msgspec.Meta(max_length=1000)]
 Visibility = Literal["public", "private"]
 
@@ -25,7 +25,7 @@ Visibility = Literal["public", "private"]
 class NewRepository(msgspec.Struct):
     """A repository to be made. Without ``visibility`` it is as its account has chosen."""
 
-    name: Name
+    name: RepositoryName
     visibility: Visibility | None = None
     description: Description = ""
 
@@ -40,7 +40,7 @@ class Changes(msgspec.Struct):
 class NewName(msgspec.Struct):
     """What a repository is to be called, perhaps in another namespace."""
 
-    name: Name
+    name: RepositoryName
 
 
 class Search(Paging):

@@ -5,8 +5,9 @@ from datetime import datetime
 import msgspec
 
 from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
-from chalicelib.api.organisations import Name, check_verified
+from chalicelib.api.organisations import check_verified
 from chalicelib.api.problems import Problem
+from chalicelib.api.texts import AccountName
 from chalicelib.identity import robots
 from chalicelib.metadata import robots as rows
 from chalicelib.metadata.robots import Role
@@ -16,7 +17,7 @@ class NewRobot(msgspec.Struct):
     """A robot to be made: the part of its name after OWNER+, and its role in all of the owner's
     namespace; without one it may do what it is granted elsewhere."""
 
-    name: Name
+    name: AccountName
     role: Role | None = None
 
 

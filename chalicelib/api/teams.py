@@ -5,8 +5,9 @@ from datetime import datetime
 import msgspec
 
 from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
-from chalicelib.api.organisations import Name, member_id, no_member, organisation_id
+from chalicelib.api.organisations import member_id, no_member, organisation_id
 from chalicelib.api.problems import Problem
+from chalicelib.api.texts import AccountName
 from chalicelib.identity import organisations
 from chalicelib.metadata import teams
 
@@ -14,7 +15,7 @@ from chalicelib.metadata import teams
 class NewTeam(msgspec.Struct):
     """A team to be made, or a team's new name."""
 
-    name: Name
+    name: AccountName
 
 
 class Team(msgspec.Struct):

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import msgspec
 
-from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
+from chalicelib.api.operations import Call, Needs, Operation, Page, PagingByUuid, page
 from chalicelib.api.organisations import check_person
 from chalicelib.api.problems import Problem, invalid
+from chalicelib.api.texts import Scope
 from chalicelib.identity import access_tokens, scopes
 from chalicelib.metadata import access_tokens as rows
 from chalicelib.metadata import audit, refresh_tokens
@@ -21,7 +22,7 @@ class NewToken(msgspec.Struct):
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     scopes: Annotated[
-        list[Annotated[str, msgspec.Meta(min_length=1, max_length=400)]],
+        list[Scope],
         msgspec.Meta(min_length=1, max_length=50),
     ]
     expires_in: Annotated[int, msgspec.Meta(ge=60, le=3650 * 86400)] | None = None
@@ -167,11 +168,11 @@ OPERATIONS = (
     Operation("POST", _TOKENS, create_token, Needs.ACCOUNT_ADMIN, "Make an access token",
               body=NewToken, answer=CreatedToken, status=201),
     Operation("GET", _TOKENS, list_tokens, Needs.ACCOUNT_ADMIN, "An account's access tokens",
-              query=Paging, answer=Page[Token]),
+              query=PagingByUuid, answer=Page[Token]),
     Operation("DELETE", f"{_TOKENS}/{{token}}", revoke_token, Needs.ACCOUNT_ADMIN,
               "Revoke an access token"),
     Operation("GET", _LOGINS, list_logins, Needs.ACCOUNT_ADMIN,
-              "Clients that hold a refresh token", query=Paging, answer=Page[Login]),
+              "Clients that hold a refresh token", query=PagingByUuid, answer=Page[Login]),
     Operation("DELETE", f"{_LOGINS}/{{login}}", end_login, Needs.ACCOUNT_ADMIN,
               "Revoke a client's refresh token"),
 )  # fmt: skip

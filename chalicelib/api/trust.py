@@ -7,12 +7,12 @@ import msgspec
 
 from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
 from chalicelib.api.problems import Problem, invalid
+from chalicelib.api.texts import RepositoryScope
 from chalicelib.identity import trust
 from chalicelib.metadata import trust as rows
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=trust.LARGEST)]
 Claim = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Scope = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 
 
 class NewTrustRule(msgspec.Struct):
@@ -23,7 +23,9 @@ class NewTrustRule(msgspec.Struct):
 
     issuer: Text
     claims: Annotated[dict[Claim, Text], msgspec.Meta(min_length=1, max_length=trust.MOST_CLAIMS)]
-    scopes: Annotated[list[Scope], msgspec.Meta(min_length=1, max_length=trust.MOST_SCOPES)]
+    scopes: Annotated[
+        list[RepositoryScope], msgspec.Meta(min_length=1, max_length=trust.MOST_SCOPES)
+    ]
     audience: Text | None = None
 
 

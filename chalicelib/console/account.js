@@ -175,7 +175,7 @@ function signInWith(provider) {
 
 function linkWith(provider) {
   return button(`Link ${services[provider]}`, async () => {
-    const departure = await call("POST", `account/identities/${provider}`);
+    const departure = await call("POST", `sign-in/${provider}/link`);
     location.assign(departure.location);
   });
 }

@@ -74,7 +74,7 @@ class Browser:
         return answer.location
 
     def link(self, provider: str) -> str:
-        answer = self.call("POST", f"/account/identities/{provider}")
+        answer = self.call("POST", f"/sign-in/{provider}/link")
         assert answer.status == 200, answer
         return self.come_back(self.granted(answer.json["location"], provider))
 
@@ -258,7 +258,7 @@ def test_nobody_is_linked_to_two_accounts(world: World, browser: Browser) -> Non
 
 def test_linking_ends_with_the_session_that_began_it(world: World, browser: Browser) -> None:
     alice = alices_browser(world)
-    answer = alice.call("POST", "/account/identities/github")
+    answer = alice.call("POST", "/sign-in/github/link")
     back = alice.granted(answer.json["location"], "github")
     # Somebody else has signed in in this browser meanwhile.
     browser.sign_in("openid")
@@ -271,7 +271,7 @@ def test_linking_ends_with_the_session_that_began_it(world: World, browser: Brow
 def test_another_site_cannot_begin_to_link(world: World) -> None:
     alice = alices_browser(world)
     for headers in ({"Sec_Fetch_Site": "cross-site"}, {"Origin": "https://evil.example"}):
-        answer = alice.call("POST", "/account/identities/github", **headers)
+        answer = alice.call("POST", "/sign-in/github/link", **headers)
         assert answer.status == 403
         assert COOKIE not in alice.cookies
     # And what a GET begins only ever signs in.
@@ -360,7 +360,7 @@ def test_a_provider_that_is_not_set(postgres: Postgres, tmp_path: Path) -> None:
     with opened(postgres, tmp_path) as registry:
         assert registry.call("GET", "/sign-in").json == {"providers": []}
         assert registry.call("GET", "/sign-in/github").status == 404
-        assert registry.call("POST", "/account/identities/openid", by="alice").status == 404
+        assert registry.call("POST", "/sign-in/openid/link", by="alice").status == 404
 
 
 def test_nothing_in_a_request_says_where_the_browser_comes_out(

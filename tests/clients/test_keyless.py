@@ -121,7 +121,7 @@ def test_a_github_token_as_a_password(
     body = json.dumps({"name": "alice", "password": PASSWORD})
     sent = ("--header", "Content-Type: application/json")
     run(*curl, *jar, *sent, "--data", body, f"{api}/session")
-    begun = run(*curl, *jar, "--request", "POST", f"{api}/account/identities/github").stdout
+    begun = run(*curl, *jar, "--request", "POST", f"{api}/sign-in/github/link").stdout
     back = redirected(json.loads(begun)["location"])
     run(*curl, *jar, back)
     [identity] = json.loads(run(*curl, *jar, f"{api}/account/identities").stdout)["items"]

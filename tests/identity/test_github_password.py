@@ -101,7 +101,7 @@ def test_a_github_token_does_not_manage_the_account(world: World, github: GitHub
     for method, path, body in [
         ("GET", "/sessions", None),
         ("GET", "/account/identities", None),
-        ("POST", "/account/identities/github", None),
+        ("POST", "/sign-in/github/link", None),
         ("GET", "/accounts/alice/trust-rules", None),
         ("GET", "/passkeys", None),
     ]:
