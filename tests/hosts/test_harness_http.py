@@ -451,7 +451,7 @@ def test_ready_does_not_wait_for_long(directory: Path) -> None:
 # The log.
 
 
-@pytest.mark.parametrize("name", ["_state", "%5Fstate", "_st%61te", "%5f%73%74%61%74%65"])
+@pytest.mark.parametrize("name", ["_state", "%5Fstate", "_st%61te", "%5f%73%74%61%74%65", "code"])
 def test_the_log(program: Program, wire: Wire, name: str) -> None:
     wire.get(f"/a?x=1&{name}=secret.token&y=2", f"X-Request-Id: find{name}")
     for _ in until():

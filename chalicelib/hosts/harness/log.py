@@ -14,6 +14,9 @@ from urllib.parse import unquote
 from chalicelib.identity.capabilities import PARAMETER
 
 _PARAMETER = re.compile(r"(?<=[?&])([^?&=]+)=[^&]*")
+_SECRET = (PARAMETER, "code")
+"""Parameters that hold a secret: a capability, and what a browser brings back from a sign-in
+elsewhere (RFC 6749, section 4.1.2)."""
 
 
 def configure(level: str) -> None:
@@ -95,14 +98,14 @@ def _as_json(request: Served) -> str:
 
 
 def _masked(target: str) -> str:
-    """Without the secret of a capability, however its parameter's name is spelt."""
-    if PARAMETER not in target and "%" not in target:
+    """Without the secrets in it, however their parameters' names are spelt."""
+    if "%" not in target and not any(f"{name}=" in target for name in _SECRET):
         return target
     return _PARAMETER.sub(_hidden, target)
 
 
 def _hidden(parameter: re.Match[str]) -> str:
-    return f"{parameter[1]}=***" if unquote(parameter[1]) == PARAMETER else parameter[0]
+    return f"{parameter[1]}=***" if unquote(parameter[1]) in _SECRET else parameter[0]
 
 
 def _time(seconds: float) -> str:
