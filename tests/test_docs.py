@@ -6,6 +6,7 @@ until the registry serves. A block that cannot be run here is marked `sh skip: R
 is replaced by a free one.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from tests.servers import DOCKER, DockerEngine, answers, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEST = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
 FENCE = re.compile(r"^( *)```(\w*) *([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("buildah", "curl", "openssl", "podman", "skopeo")
 """Programs that are not on every machine, each in the Debian package of its name."""
@@ -191,3 +193,25 @@ def test_marks(page: Path) -> None:
             assert block.mark in ("", "background") or block.skipped, str(block)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= set(targets)
+
+
+def functions_of(module: Path) -> set[str]:
+    """The functions of a module of tests, as pytest names them."""
+    names: set[str] = set()
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            inner = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
+            names |= {f"{node.name}::{name}" for name in inner}
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_tests(page: Path) -> None:
+    """Each test that a page names is there."""
+    named = set(TEST.findall(page.read_text()))
+    missing = [f"{path}::{name}" for path, name in named if name not in functions_of(ROOT / path)]
+    assert not missing
+    if page.name == "security.md":
+        assert len(named) > 100
