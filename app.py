@@ -87,11 +87,15 @@ def status() -> Response:
 
 
 @app.schedule(Rate(5, Rate.MINUTES))
-def expire_uploads(event: CloudWatchEvent) -> None:
-    """Remove what uploads left behind that nobody goes on with."""
+def expire(event: CloudWatchEvent) -> None:
+    """Remove what uploads left behind that nobody goes on with, and secrets and sessions whose time
+    is over."""
+    from chalicelib.metadata import expiry
     from chalicelib.registry import uploads
 
-    uploads.expire(aws_lambda.context())
+    context = aws_lambda.context()
+    uploads.expire(context)
+    expiry.expire(context.database)
 
 
 def _event() -> dict[str, Any]:
