@@ -1,7 +1,6 @@
 """The table: paths, methods, permissions, and what any request at all is answered with."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +9,8 @@ from hypothesis import strategies as st
 from chalicelib import endpoints
 from chalicelib.context import Context
 from chalicelib.http import Request, Unauthorized
-from chalicelib.identity import Permission
+from chalicelib.identity import Permission, Subject
+from chalicelib.identity.open import Open
 from chalicelib.registry.names import checked_name
 from tests.client import CoreClient
 
@@ -64,15 +64,17 @@ def test_every_row_says_who_may() -> None:
 def test_nothing_is_reached_without_permission(file_context: Context) -> None:
     asked: list[tuple[Permission, str | None]] = []
 
-    class Nobody:
-        def authorise(self, _request: Request, permission: Permission, name: str | None) -> str:
-            asked.append((permission, name))
+    class Nobody(Open):
+        def authorise(
+            self, request: Request, permission: Permission, repository: str | None
+        ) -> Subject:
+            asked.append((permission, repository))
             raise Unauthorized("No.", headers=[("WWW-Authenticate", "Basic")])
 
-        def permits(self, *_: Any) -> bool:
+        def permits(self, *_: object) -> bool:
             return False
 
-    client = CoreClient(replace(file_context, access=Nobody()))
+    client = CoreClient(replace(file_context, access=Nobody(file_context.database)))
     parts = {
         "repository": "some/name", "reference": "x", "digest": DIGEST, "upload": "u", "rest": "r",
     }  # fmt: skip
@@ -81,7 +83,7 @@ def test_nothing_is_reached_without_permission(file_context: Context) -> None:
         for method in row.methods:
             answer = client.request(method, path)
             assert answer.status == (404 if row.by_capability else 401), (method, path)
-    assert ("some/name" in {name for _, name in asked}) is True
+    assert "some/name" in {name for _, name in asked}
 
 
 @pytest.mark.parametrize(

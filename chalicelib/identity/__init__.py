@@ -18,7 +18,6 @@ class Permission(Enum):
     PUSH = "push"
     DELETE = "delete"
     CATALOG = "catalog"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)

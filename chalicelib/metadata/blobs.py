@@ -30,7 +30,8 @@ def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | N
 
 
 def link(runner: Runner, repository_id: int, digest: bytes) -> None:
-    """Let the repository have the blob. Manifests that were admitted without it now hold it."""
+    """Let the repository have the blob. Manifests that were admitted without it now hold it.
+    (``uploads.commit`` does this too, within its one statement.)"""
     runner.run(
         "INSERT INTO repository_blobs (repository_id, digest) VALUES (:repository, :digest)"
         " ON CONFLICT (repository_id, digest) DO UPDATE SET linked_at = now()",

@@ -40,13 +40,11 @@ _BINARY = (bytes, bytearray, memoryview)
 
 class DatabaseError(Exception):
     """Postgres refused a statement: nothing of it has happened. ``sqlstate`` is the five-letter
-    code (PostgreSQL documentation, Appendix A), ``constraint`` the constraint that was violated or
-    ""."""
+    code (PostgreSQL documentation, Appendix A)."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
         super().__init__(fields.get("M", "unknown error"))
         self.sqlstate = fields.get("C", "")
-        self.constraint = fields.get("n", "")
         self.detail = fields.get("D", "")
         self.fields = fields
 

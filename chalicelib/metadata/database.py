@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _ATTEMPTS = {"40001": 5, "40P01": 5, "55P03": 5, "23503": 3}
 """How often a transaction is tried after a serialisation failure, a deadlock, a lock that was not
@@ -173,7 +173,7 @@ def _passing(error: DatabaseError) -> bool:
 
 def _unavailable(error: Exception) -> Unavailable:
     if isinstance(error, DatabaseError) and error.sqlstate == "53100":
-        log.error("the database's disk is full: %s", error)
+        _log.error("the database's disk is full: %s", error)
         return Unavailable("The disk of the registry's database is full.")
-    log.warning("the database does not answer: %s", error)
+    _log.warning("the database does not answer: %s", error)
     return Unavailable("The registry's database does not answer; try again in a moment.")

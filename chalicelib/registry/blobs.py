@@ -5,13 +5,7 @@ import re
 
 from chalicelib import digests
 from chalicelib.context import Context
-from chalicelib.http import (
-    BlobUnknown,
-    RegistryError,
-    Request,
-    Response,
-    Unsupported,
-)
+from chalicelib.http import BlobUnknown, RegistryError, Request, Response, Unsupported
 from chalicelib.metadata import blobs
 from chalicelib.metadata.database import ForeignKeyViolation
 from chalicelib.storage import NoSuchObject
@@ -34,19 +28,18 @@ def get(context: Context, request: Request) -> Response:
         ("Docker-Content-Digest", request.params["digest"]),
         ("ETag", etag),
         ("Accept-Ranges", "bytes"),
-        _IMMUTABLE,
     ]
     if matches(request.headers.get("If-None-Match"), etag):
-        return Response(304, headers)
+        return Response(304, [*headers, _IMMUTABLE])
 
     head = request.method == "HEAD"
     if context.settings.downloads == "redirect" and (not head or context.head_by_redirect):
         url = context.store.presign(request.method, found.key, context.settings.presign_expiry)
         if url is not None:
-            headers[-1] = ("Cache-Control", "no-store")  # the URL ages
-            return Response(307, [("Location", url), *headers])
+            ages = ("Cache-Control", "no-store")
+            return Response(307, [("Location", url), *headers, ages])
 
-    headers.append(("Content-Type", "application/octet-stream"))
+    headers += [_IMMUTABLE, ("Content-Type", "application/octet-stream")]
     start, length = 0, found.size
     status = 200
     asked = None

@@ -38,7 +38,7 @@ from chalicelib.registry.names import checked_name
 from chalicelib.storage import StorageError, Writer
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
-_CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and one part holds two
+_CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and is half a part by default
 _MOUNT_CANDIDATES = 100
 _CLEAR_AGAIN = 900  # seconds
 

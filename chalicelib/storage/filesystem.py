@@ -203,10 +203,10 @@ class FileWriter:
         return Staged(self._key, size, whole=False, state={"pieces": [[*each] for each in pieces]})
 
     def abort(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
             with _explained():
+                os.close(file)
                 self._store.path(self._key, ".part").unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -130,8 +131,9 @@ class S3Writer:
             key, size = self._multipart.tail, self._multipart.tail_size
             self._multipart.last, self._multipart.tail, self._multipart.tail_size = None, "", 0
         if size:
-            for piece in self._store.read(key, 0, size):
-                self._take(memoryview(piece))
+            with closing(self._store.read(key, 0, size)) as pieces:
+                for piece in pieces:
+                    self._take(memoryview(piece))
 
     def _take(self, view: memoryview) -> None:
         """Copy bytes into parts, and send those that are full and not the last."""

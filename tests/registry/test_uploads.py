@@ -16,6 +16,7 @@ from chalicelib.context import Context
 from chalicelib.http import Headers, Query, Receiver, RegistryError, Request, Response
 from chalicelib.identity.capabilities import Capabilities
 from chalicelib.identity.keys import Keys
+from chalicelib.identity.open import Open
 from chalicelib.registry import uploads
 from chalicelib.storage import StorageError
 from chalicelib.storage.filesystem import FileStore
@@ -483,16 +484,13 @@ def test_a_crash_around_completing_the_object(context: Context, repository: str,
 
 
 def test_a_commit_whose_permission_is_gone(file_context: Context, repository: str) -> None:
-    class Revoked:
-        def authorise(self, *_: object) -> str:
-            return "somebody"
-
+    class Revoked(Open):
         def permits(self, *_: object) -> bool:
             return False
 
     client = CoreClient(file_context)
     location = begin(client, repository)
-    revoked = CoreClient(replace(file_context, access=Revoked()))
+    revoked = CoreClient(replace(file_context, access=Revoked(file_context.database)))
     answer = revoked.request("PUT", with_query(location, digest=sha256(DATA)), DATA)
     assert (answer.status, answer.code) == (403, "DENIED")
     assert get(client, repository, sha256(DATA)) is None
