@@ -20,7 +20,7 @@ def create(database: Database, name: str, owner_id: int | None, *, by: str) -> i
     checked_name(name)
 
     def work(transaction: Transaction) -> int:
-        account = accounts.add(transaction, "organisation", name)
+        account = accounts.add(transaction, "organisation", name, adopts=by == "operator")
         if account is None:
             raise Refused("This name is taken.", "name", conflict=True)
         if owner_id is not None:

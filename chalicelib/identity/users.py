@@ -245,6 +245,7 @@ def _add(
         email_verified=email_verified,
         password_hash=password_hash,
         administrator=administrator,
+        adopts=bool(by),
     )
     if account is None:
         raise Refused("This name is taken.", "name", conflict=True)

@@ -45,8 +45,10 @@ def add(
     password_hash: str | None = None,
     administrator: bool = False,
     owner_id: int | None = None,
+    adopts: bool = False,
 ) -> int | None:
-    """Make an account; gives its id, None where the name is or was another's. A verified email
+    """Make an account; gives its id, None where the name is or was another's, and, unless it
+    ``adopts`` them, where there are repositories that would become the account's. A verified email
     that is another's makes this a unique violation."""
     rows = runner.run(
         "INSERT INTO accounts"
@@ -54,6 +56,8 @@ def add(
         " SELECT CAST(:kind AS account_kind), :name, :email, :verified, :hash, :administrator,"
         " :owner"
         " WHERE NOT EXISTS (SELECT FROM retired_names WHERE hash = :retired)"
+        " AND (:adopts OR NOT EXISTS"
+        " (SELECT FROM repositories r WHERE split_part(r.name, '/', 1) = :name))"
         " ON CONFLICT (name) DO NOTHING RETURNING id",
         kind=kind,
         name=name,
@@ -63,6 +67,7 @@ def add(
         administrator=administrator,
         owner=owner_id,
         retired=_hash(name),
+        adopts=adopts,
     )
     return int(rows[0][0]) if rows else None
 
@@ -242,6 +247,11 @@ def delete(runner: Runner, account_id: int) -> None:
         ("grants", "namespace_id"),
     ):
         runner.run(f"DELETE FROM {table} WHERE {column} = :id", id=account_id)
+    runner.run(
+        "DELETE FROM repository_renames r USING accounts a"
+        " WHERE a.id = :id AND split_part(r.name, '/', 1) = a.name",
+        id=account_id,
+    )
     runner.run(
         "UPDATE accounts SET name = NULL, email = NULL, email_verified = false,"
         " password_hash = NULL, administrator = false, passkey_handle = NULL, deleted_at = now()"

@@ -367,6 +367,15 @@ def test_a_repository_is_transferred(world: Realm) -> None:
     assert corp
 
 
+def test_a_name_goes_with_its_account(world: Realm) -> None:
+    world.grant("bob", "write", namespace="alice")
+    push_image(world.by("bob"), "bob/app", make_image(), "1")
+    rename(world.by("bob"), "bob/app", "alice/app")
+    users.delete(world.context.database, world.ids["bob"], by="operator")
+    assert reads(world.by("alice"), "bob/app") == "404"
+    assert world.run("SELECT name FROM repository_renames") == []
+
+
 def test_of_two_that_take_a_name_one_gets_it(world: Realm) -> None:
     for number in range(4):
         push_blob(world.by("alice"), f"alice/{number}", b"blob")

@@ -514,6 +514,24 @@ def test_who_may_make_a_repository(fresh: Realm) -> None:
     assert by == f"account:{fresh.ids['bob']}"
 
 
+def test_nobody_helps_themselves_to_repositories_by_taking_a_name(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """There may be some whose namespace is nobody's: from a time when everyone could push. An
+    operator says whose they are."""
+    with realm(postgres, tmp_path, SIGN_UP="open") as world:
+        image = make_image((100,))
+        push_image(world.by("root"), "library/app", image, "1")
+        alice = world.by("alice")
+        assert alice.api("POST", "/organisations", {"name": "library"}).status == 409
+        body = {"name": "library", "email": "library@example.org", "password": PASSWORD}
+        assert alice.api("POST", "/accounts", body).status == 409
+        assert alice.request("GET", "/v2/library/app/manifests/1").status == 404
+        world.add_user("library")
+        library = world.by("library").request("GET", "/v2/library/app/manifests/1")
+        assert library.body == image.manifest.data
+
+
 def test_a_new_repository_is_as_its_account_wants(fresh: Realm) -> None:
     alice = fresh.by("alice")
     push_blob(alice, "alice/one", b"1")
