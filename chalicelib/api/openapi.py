@@ -70,7 +70,7 @@ def describe(call: Call) -> Answer:
 
 def document(cookie: str) -> dict[str, Any]:
     """The OpenAPI document, of a registry whose sessions are in a cookie of that name."""
-    rows = [operation for operation, _ in operations.table()]
+    rows = operations.table()
     types = [ProblemDetails]
     for row in rows:
         types += [each for each in (row.body, row.answer) if each is not None]

@@ -10,7 +10,7 @@ something.
 import importlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
@@ -222,38 +222,48 @@ def _answered(context: "Context", request: Request) -> Response:
 
 
 @cache
-def table() -> list[tuple[Operation, re.Pattern[str]]]:
-    """Every operation, and its path as an expression."""
-    rows: list[tuple[Operation, re.Pattern[str]]] = []
-    for noun in NOUNS:
-        for operation in importlib.import_module(f"chalicelib.api.{noun}").OPERATIONS:
-            parts = re.split(r"{(\w+)}", PREFIX + operation.path)
-            for index in range(1, len(parts), 2):
-                # No NUL, which Postgres has in no text; and "-" is no component of a repository.
-                some = r"(?:(?!/-/)[^\0])+" if parts[index] == "repository" else r"[^/\0]+"
-                parts[index] = f"(?P<{parts[index]}>{some})"
-            for index in range(0, len(parts), 2):
-                parts[index] = re.escape(parts[index])
-            rows.append((operation, re.compile("".join(parts), re.DOTALL)))
-    return rows
+def table() -> list[Operation]:
+    """Every operation."""
+    modules = (importlib.import_module(f"chalicelib.api.{noun}") for noun in NOUNS)
+    return [operation for module in modules for operation in module.OPERATIONS]
+
+
+@cache
+def _paths() -> list[tuple[re.Pattern[str], dict[str, Operation]]]:
+    """Every path as an expression, with its operations by method. Those with fewer variable parts
+    come first (OpenAPI 3.1, section 4.8.8.2: concrete ones are matched before templated ones)."""
+    paths: dict[str, dict[str, Operation]] = {}
+    for operation in table():
+        paths.setdefault(operation.path, {})[operation.method] = operation
+    return [
+        (_pattern(path), paths[path]) for path in sorted(paths, key=lambda each: each.count("{"))
+    ]
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    parts = re.split(r"{(\w+)}", PREFIX + path)
+    for index, part in enumerate(parts):
+        if index % 2 == 0:
+            parts[index] = re.escape(part)
+        else:
+            # No NUL, which Postgres has in no text; and "-" is no component of a repository.
+            some = r"(?:(?!/-/)[^\0])+" if part == "repository" else r"[^/\0]+"
+            parts[index] = f"(?P<{part}>{some})"
+    return re.compile("".join(parts), re.DOTALL)
 
 
 def _found(request: Request) -> tuple[Operation, dict[str, str]]:
     """The operation of a request; HEAD is that of GET, whose body the host leaves out."""
-    method = "GET" if request.method == "HEAD" else request.method
-    allowed: dict[str, None] = {}
-    for operation, pattern in table():
+    for pattern, operations in _paths():
         match = pattern.fullmatch(request.path)
-        if match is not None:
-            if operation.method == method:
-                return operation, match.groupdict()
-            allowed |= dict.fromkeys(
-                ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
-            )
-    if not allowed:
-        raise Problem(404, "There is nothing at this path.")
-    methods = ", ".join(allowed)
-    raise Problem(405, f"This path takes {methods}.", headers=[("Allow", methods)])
+        if match is None:
+            continue
+        operation = operations.get("GET" if request.method == "HEAD" else request.method)
+        if operation is not None:
+            return operation, match.groupdict()
+        methods = ", ".join([*operations, *(["HEAD"] if "GET" in operations else [])])
+        raise Problem(405, f"This path takes {methods}.", headers=[("Allow", methods)])
+    raise Problem(404, "There is nothing at this path.")
 
 
 def _refuse_other_sites(context: "Context", request: Request) -> None:
@@ -367,10 +377,7 @@ def _body(operation: Operation, request: Request) -> Any:
     if len(request.body) > LARGEST_BODY:
         raise Problem(413, f"The body has at most {LARGEST_BODY} bytes.")
     try:
-        if _NUL.search(request.body):
-            whole = msgspec.json.decode(request.body)
-            _refuse_nul(whole if isinstance(whole, dict) else {"": whole})
-        return msgspec.json.decode(request.body, type=operation.body)
+        return _without_nul(msgspec.json.decode(request.body, type=operation.body))
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -380,22 +387,23 @@ def _body(operation: Operation, request: Request) -> Any:
 def _query(operation: Operation, request: Request) -> Any:
     if operation.query is None:
         return None
-    query = dict(request.query)
-    _refuse_nul(query)
     try:
-        return msgspec.convert(query, operation.query, strict=False)
+        query = msgspec.convert(dict(request.query), operation.query, strict=False)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
+    return _without_nul(query)
 
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL in JSON. Postgres has it in no text."""
 
 
-def _refuse_nul(members: Mapping[str, Any]) -> None:
-    for name, value in members.items():
-        if _NUL.search(msgspec.json.encode({name: value})):
+def _without_nul(struct: Any) -> Any:
+    """The same. Raises a problem where a text in it has a NUL."""
+    for name, value in msgspec.to_builtins(struct).items():
+        if _NUL.search(msgspec.json.encode(value)):
             raise problems.invalid("No text here has a NUL.", name)
+    return struct
 
 
 _PLACE = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
