@@ -15,12 +15,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
+from chalicelib.settings import Settings
 from tests.conftest import need
 from tests.servers import DOCKER, DockerEngine, answers, free_port, wait_until
 
@@ -215,3 +216,11 @@ def test_named_tests(page: Path) -> None:
     assert not missing
     if page.name == "security.md":
         assert len(named) > 100
+
+
+def test_settings() -> None:
+    """The README's table has every setting, and no other."""
+    rows = re.findall(r"^\| `OPENREGISTRY_.*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    cells = [row.split(" | ")[0] for row in rows]
+    named = [name for cell in cells for name in re.findall(r"`(?:OPENREGISTRY|…)_(\w+)`", cell)]
+    assert sorted(named) == sorted(each.name.upper() for each in fields(Settings))
