@@ -306,14 +306,11 @@ class Postgres(Server):
 
     def _empty(self, database: str) -> None:
         kept = ("schema_migrations", "access_epoch")
-        tables = self.query(
-            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database
-        )
+        tables = self.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database)
         deletes = [f"DELETE FROM {name};" for (name,) in tables if name not in kept]
         # Without triggers: neither references nor the audit log's refusal are looked at.
         self.query(
-            "DO $$ BEGIN SET LOCAL session_replication_role = replica;"
-            f" {' '.join(deletes)} END $$",
+            f"DO $$ BEGIN SET LOCAL session_replication_role = replica; {' '.join(deletes)} END $$",
             database,
         )
 
