@@ -26,12 +26,14 @@ class Subject:
     ``token:ID`` (an access token), ``rule:ID`` (a trust rule) or ``github:ID`` (a GitHub token, by
     the link to its holder), or "" where it is the account's own. ``claims`` is what a registry
     token was made out for, actions by ``repository:NAME``, and ``expires`` when it ends (seconds
-    since 1970); both None where it was no such token."""
+    since 1970); both None where it was no such token. ``password`` is the number of the account's
+    password that it comes from, None where it comes from none."""
 
     account: int | None = None
     credential: str = ""
     claims: Mapping[str, frozenset[str]] | None = None
     expires: float | None = None
+    password: int | None = None
 
     @property
     def id(self) -> str:

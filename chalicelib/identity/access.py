@@ -60,7 +60,7 @@ class Accounts:
         self._database = database
         self._epoch = epoch
         self._lock = threading.Lock()
-        self._decided: dict[tuple[int | None, str, str], Decision] = {}
+        self._decided: dict[tuple[int | None, str, int | None, str], Decision] = {}
 
     def authorise(
         self, request: Request, permission: Permission, repository: str | None
@@ -163,7 +163,7 @@ class Accounts:
 
     def _decide(self, subject: Subject, action: str, repository: str, *, fresh: bool) -> Decision:
         """What is known of a subject and a repository, remembered where that allows the action."""
-        key = (subject.account, subject.credential, repository)
+        key = (subject.account, subject.credential, subject.password, repository)
         epoch = self._epoch.now(fresh=fresh)
         known = self._decided.get(key)
         if (
@@ -233,6 +233,8 @@ def _check(decision: Decision, subject: Subject) -> None:
         raise Unauthorized("This account was suspended or deleted.")
     if subject.credential and decision.scopes is None:
         raise Unauthorized("This token was revoked, or it has expired.")
+    if subject.password not in (None, decision.password):
+        raise Unauthorized("This token was had with a former password.")
 
 
 def _refusal(decision: Decision, subject: Subject, action: str, repository: str) -> RegistryError:

@@ -162,7 +162,8 @@ class Authenticator:
             self._limits.failed(address, account)
             raise Unauthorized("The name or the password is wrong.")
         self._limits.succeeded(address, account)
-        return self._remember(proof, _Known(Subject(held.account_id), epoch, against or ""))
+        subject = Subject(held.account_id, password=held.password_number)
+        return self._remember(proof, _Known(subject, epoch, against or ""))
 
     def _remember(self, proof: bytes, known: _Known) -> Subject:
         with self._lock:

@@ -43,7 +43,7 @@ class RegistryTokens:
         if subject.expires is not None:
             until = min(until, int(subject.expires))
         key = self._keys.signing()
-        claims = {
+        claims: dict[str, Any] = {
             "iss": self.service,
             "aud": self.service,
             "sub": subject.id,
@@ -53,6 +53,8 @@ class RegistryTokens:
             "jti": str(uuid.uuid4()),
             "access": list(access),
         }
+        if subject.password is not None:
+            claims["password"] = subject.password
         token = jwt.encode(claims, key.private, algorithm="EdDSA", headers={"kid": key.id})
         return token, until - now
 
@@ -97,7 +99,9 @@ class RegistryTokens:
             thing = f"{grant['type']}:{grant['name']}"
             granted[thing] = granted.get(thing, frozenset()) | frozenset(grant["actions"])
         of = Subject.of(claims["sub"])
-        return Subject(of.account, of.credential, granted, float(claims["exp"]))
+        return Subject(
+            of.account, of.credential, granted, float(claims["exp"]), claims.get("password")
+        )
 
     def jwks(self) -> dict[str, Any]:
         """The public keys (RFC 7517)."""

@@ -22,6 +22,7 @@ from chalicelib.http import JSON, RegistryError, Request, Response, Unauthorized
 from chalicelib.identity import NOBODY, Subject, registry_tokens
 from chalicelib.identity.access import CATALOG, ROLES, Accounts
 from chalicelib.identity.challenge import challenge
+from chalicelib.metadata import accounts as accounts_metadata
 from chalicelib.metadata import audit, refresh_tokens
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.trust import Rule
@@ -260,8 +261,11 @@ def _follow(context: Context, token: str) -> tuple[Subject, str]:
             audit.add(transaction, "refresh_token.reuse", "", account=ended.account_id, id=ended.id)
         if family is None:
             return None
-        credential = f"token:{family.access_token}" if family.access_token else ""
-        return Subject(family.account_id, credential), refresh_tokens.follow(transaction, family.id)
+        following = refresh_tokens.follow(transaction, family.id)
+        if family.access_token:
+            return Subject(family.account_id, f"token:{family.access_token}"), following
+        number = accounts_metadata.password_number(transaction, family.account_id)
+        return Subject(family.account_id, password=number), following
 
     found = context.database.transaction(work)
     if found is None:

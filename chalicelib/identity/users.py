@@ -56,6 +56,11 @@ def checked_email(email: str) -> str:
 
 def hashed(password: str, *, by: str = "") -> str:
     """The hash of a new password. An operator may choose a short one. Raises ``Refused``."""
+    from chalicelib.identity import access_tokens, github
+
+    if access_tokens.looks_like(password) or github.looks_like(password):
+        # A login would take it for one.
+        raise Refused("A password cannot begin as a token does.", "password")
     try:
         return passwords.hashed(password, 1 if by == OPERATOR else passwords.SHORTEST)
     except passwords.PasswordError as error:

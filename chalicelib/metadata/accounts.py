@@ -33,6 +33,7 @@ class Secret(NamedTuple):
 
     account_id: int
     password_hash: str | None
+    password_number: int
 
 
 def add(
@@ -101,12 +102,18 @@ def secret(runner: Runner, login: str) -> Secret | None:
     """What to check the password of a user against, by name or verified email; None where there is
     no such user, or it is suspended."""
     rows = runner.run(
-        "SELECT id, password_hash FROM accounts"
+        "SELECT id, password_hash, password_number FROM accounts"
         " WHERE kind = 'user' AND suspended_at IS NULL"
         f" AND {_VERIFIED_EMAIL if '@' in login else 'name = :login'}",
         login=login,
     )
     return Secret(*rows[0]) if rows else None
+
+
+def password_number(runner: Runner, account_id: int) -> int:
+    """How many passwords an account has had, from 0 on."""
+    rows = runner.run("SELECT password_number FROM accounts WHERE id = :id", id=account_id)
+    return int(rows[0][0])
 
 
 def listed(runner: Runner, after: str = "", count: int | None = None) -> list[Account]:
@@ -138,7 +145,8 @@ def suspend(runner: Runner, account_id: int, suspended: bool) -> None:
 def set_password(runner: Runner, account_id: int, password_hash: str) -> None:
     """Give an account another password, and sign its browsers out."""
     runner.run(
-        "UPDATE accounts SET password_hash = :hash WHERE id = :id",
+        "UPDATE accounts SET password_hash = :hash, password_number = password_number + 1"
+        " WHERE id = :id",
         hash=password_hash,
         id=account_id,
     )

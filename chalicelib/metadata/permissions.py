@@ -46,7 +46,8 @@ class Decision(NamedTuple):
     anything at all; ``verified``: its email is; ``scopes`` and ``expires`` (seconds since 1970, or
     None) are those of its credential, ``scopes`` None where that no longer holds. ``repository`` is
     the repository's id, None where it is absent, and then ``moved`` its new name if it has one;
-    ``namespace`` is the id of the account whose namespace it is in."""
+    ``namespace`` is the id of the account whose namespace it is in, and ``password`` the number of
+    the account's password."""
 
     role: int
     active: bool
@@ -56,6 +57,7 @@ class Decision(NamedTuple):
     repository: int | None
     moved: str | None
     namespace: int | None
+    password: int | None
     epoch: int
 
 
@@ -79,7 +81,8 @@ def decide(runner: Runner, account_id: int | None, credential: str, repository: 
         " coalesce(a.email_verified OR a.kind <> 'user', false),"
         f" coalesce(t.scopes, u.scopes, CASE WHEN e.id IS NOT NULL THEN {_BY_GITHUB} END),"
         " CAST(extract(epoch FROM t.expires_at) AS float8),"
-        " r.id, CASE WHEN r.id IS NULL THEN moved.name END, n.id, (SELECT epoch FROM access_epoch)"
+        " r.id, CASE WHEN r.id IS NULL THEN moved.name END, n.id,"
+        " a.password_number, (SELECT epoch FROM access_epoch)"
         " FROM (SELECT CAST(:repository AS text) AS name) asked"
         f" LEFT JOIN accounts a ON a.id = :account AND {ACTIVE}"
         " LEFT JOIN accounts n ON n.name = split_part(asked.name, '/', 1)"

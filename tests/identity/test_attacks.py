@@ -195,3 +195,32 @@ def test_no_secret_reaches_the_log(serve: Callable[..., Registry]) -> None:
     log = server.log.read_text()
     assert '"path": "/v2/alice/app/blobs/uploads/' in log
     assert [name for name, secret in secrets.items() if secret in log] == []
+
+
+def test_tokens_of_a_former_password_end_with_it(world: Realm) -> None:
+    client = world.client
+    alice = world.ids["alice"]
+    scope = "repository:alice/app:pull,push"
+    by_password = registry_token(client, basic("alice", PASSWORD), scope)
+    stays = log_in_for_long(client, "alice")
+    refreshed_token = str(refreshed(client, stays).json["token"])
+    by_access_token = registry_token(client, basic("alice", world.token("alice").token), scope)
+
+    def status(token: str) -> int:
+        fields = {"Authorization": f"Bearer {token}"}
+        return client.request("POST", "/v2/alice/app/blobs/uploads/", b"", fields).status
+
+    assert [status(by_password), status(by_access_token)] == [202, 202]
+    users.change_password(world.context.database, alice, "another one", by="operator")
+    assert status(by_password) == 401
+    assert (
+        client.request("GET", "/v2/", b"", {"Authorization": f"Bearer {refreshed_token}"}).status
+        == 401
+    )
+    assert status(by_access_token) == 202  # a token is revoked by itself
+
+
+@pytest.mark.parametrize("password", ["orp_abcdefgh", "ghp_" + "a" * 36, "github_pat_" + "a" * 40])
+def test_no_password_can_be_taken_for_a_token(world: Realm, password: str) -> None:
+    with pytest.raises(users.Refused):
+        users.change_password(world.context.database, world.ids["alice"], password, by="operator")

@@ -10,6 +10,9 @@ CREATE TABLE accounts (
     email text,
     email_verified boolean NOT NULL DEFAULT false,
     password_hash text,
+    -- How many passwords there have been: a registry token that was had with a former one does not
+    -- hold.
+    password_number integer NOT NULL DEFAULT 0,
     administrator boolean NOT NULL DEFAULT false,
     -- What a member of an organisation may do with its repositories, and what visibility a new
     -- repository of the account gets; null: what the settings say.
