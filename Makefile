@@ -57,7 +57,7 @@ format: $(VENV)/.installed-lint ## put the code into the house's style
 	$(BIN)/ruff check --fix .
 
 clean: ## remove .venv and caches; the registry's data (.data) stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up. Each stamp stands for a set of installed packages and is made again when its lists change.

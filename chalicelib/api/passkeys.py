@@ -17,14 +17,7 @@ from chalicelib.identity import emails, passkeys
 from chalicelib.identity.passkeys import PasskeyRefused, RelyingParty
 from chalicelib.metadata import accounts, audit
 
-PasskeyName = Annotated[
-    str,
-    msgspec.Meta(
-        min_length=1,
-        max_length=100,
-        extra_json_schema={"pattern": r"^[^\p{C}\p{Z}]([^\p{C}\p{Z}]| )*$"},
-    ),
-]
+PasskeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 State = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
