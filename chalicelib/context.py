@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from chalicelib.afterwards import Afterwards
-from chalicelib.http import Request
-from chalicelib.identity import Policy
+from chalicelib.identity import Policy, Subject
 from chalicelib.identity.capabilities import Capabilities
 from chalicelib.mail import Mailer
 from chalicelib.metadata import repositories
@@ -30,10 +29,10 @@ class Context:
     challenges: bool = True
     afterwards: Afterwards = field(default_factory=Afterwards)
 
-    def new_repository(self, request: Request) -> repositories.New:
-        """What a repository gets that this request makes."""
+    def new_repository(self, subject: Subject) -> repositories.New:
+        """What a repository gets that this subject makes."""
         return repositories.New(
-            created_by=request.subject.id, public=self.settings.new_repositories == "public"
+            created_by=subject.id, public=self.settings.new_repositories == "public"
         )
 
     def location(self, path: str) -> tuple[str, str]:

@@ -134,7 +134,9 @@ def change_account(call: Call) -> Account:
     """Change one's settings."""
     public = call.body.new_repositories_public
     if public is not msgspec.UNSET:
-        accounts.set_new_repositories_public(call.context.database, call.account, public)
+        users.set_new_repositories_public(
+            call.context.database, call.account, public, by=call.subject.id
+        )
     return shown(_of(call, call.account))
 
 

@@ -86,6 +86,16 @@ def resume_account(call: Call) -> None:
     users.suspend(call.context.database, _account(call).id, suspended=False, by=call.subject.id)
 
 
+def make_administrator(call: Call) -> None:
+    """Let a user administer the registry."""
+    _set_administrator(call, True)
+
+
+def unmake_administrator(call: Call) -> None:
+    """Let a user administer the registry no longer."""
+    _set_administrator(call, False)
+
+
 def invite_to_registry(call: Call) -> RegistryInvitation:
     """Send somebody an invitation to make an account, in place of earlier ones of theirs."""
     context = call.context
@@ -120,6 +130,15 @@ def revoke_registry_invitation(call: Call) -> None:
         raise Problem(404, "There is no such invitation.")
 
 
+def _set_administrator(call: Call, administrator: bool) -> None:
+    users.set_administrator(
+        call.context.database,
+        _account(call).id,
+        administrator=administrator,
+        by=call.subject.id,
+    )
+
+
 def _account(call: Call) -> accounts.Account:
     found = accounts.by_name(call.context.database, call.params["account"])
     if found is None:
@@ -141,6 +160,11 @@ OPERATIONS = (
               Needs.ADMINISTRATOR, "Let an account do nothing any more", problems=(409,)),
     Operation("DELETE", "/admin/accounts/{account}/suspension", resume_account,
               Needs.ADMINISTRATOR, "Let an account act again"),
+    Operation("PUT", "/admin/accounts/{account}/administrator", make_administrator,
+              Needs.ADMINISTRATOR, "Let a user administer the registry", problems=(409,)),
+    Operation("DELETE", "/admin/accounts/{account}/administrator", unmake_administrator,
+              Needs.ADMINISTRATOR, "Let a user administer the registry no longer",
+              problems=(409,)),
     Operation("GET", "/admin/invitations", list_registry_invitations, Needs.ADMINISTRATOR,
               "Invitations to the registry", answer=Page[RegistryInvitation],
               query=PagingByNumber),

@@ -1,6 +1,5 @@
 """Repositories: made, found, changed, renamed, deleted, and who may do what in one."""
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal, cast
 
@@ -76,7 +75,7 @@ def create_repository(call: Call) -> RepositoryDetail:
     repositories.create(
         call.context.database,
         name,
-        call.context.new_repository(replace(call.request, subject=call.subject)),
+        call.context.new_repository(call.subject),
         call.body.description,
         public=_public(call.body.visibility),
     )

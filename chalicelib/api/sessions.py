@@ -72,7 +72,7 @@ def show_session(call: Call) -> Who:
 def sign_out(call: Call) -> Answer:
     """Sign this browser out."""
     if call.session is not None:
-        sessions.end(call.context.database, call.session, call.account)
+        _end(call, call.session)
     return Answer(None, [expired_cookie(call)])
 
 
@@ -88,8 +88,20 @@ def list_sessions(call: Call) -> Page[Session]:
 
 def end_session(call: Call) -> None:
     """Sign another browser out."""
-    if not sessions.end(call.context.database, call.params["session"], call.account):
+    if not _end(call, call.params["session"]):
         raise Problem(404, "There is no such session.")
+
+
+def _end(call: Call, session: str) -> bool:
+    """End a session of the caller's; False where there is none."""
+
+    def work(transaction: Transaction) -> bool:
+        ended = sessions.end(transaction, session, call.account)
+        if ended:
+            audit.add(transaction, "session.end", call.subject.id, account=call.account)
+        return ended
+
+    return call.context.database.transaction(work)
 
 
 def _who(call: Call, account_id: int) -> Who:

@@ -24,7 +24,7 @@ _WIDER = "insufficient_scope"
 CATALOG = "registry:catalog"
 """The claim of a registry token that is for the catalog."""
 
-ROLES = {
+LEAST_ROLES = {
     "pull": permissions.READ,
     "push": permissions.WRITE,
     "delete": permissions.MAINTAIN,
@@ -110,7 +110,7 @@ class Accounts:
         decision = self._decide(subject, "admin", repository, fresh=True)
         return [
             action
-            for action in ROLES
+            for action in LEAST_ROLES
             if _claimed(subject, repository, action)
             and self._allows(decision, subject, action, repository)
         ]
@@ -187,7 +187,7 @@ class Accounts:
         role = decision.role
         if not decision.verified and subject.account is not None:
             role = min(role, permissions.READ)
-        if role < ROLES[action] or decision.moved is not None:
+        if role < LEAST_ROLES[action] or decision.moved is not None:
             return False
         if not subject.credential:
             return True
@@ -242,7 +242,7 @@ def _refusal(decision: Decision, subject: Subject, action: str, repository: str)
     if subject.account is None:
         return Unauthorized("Log in: this is not for everyone, or it is not there.")
     former = decision.moved is not None
-    if decision.role >= ROLES[action] and not (former and action == "pull"):
+    if decision.role >= LEAST_ROLES[action] and not (former and action == "pull"):
         if former:
             return Denied(
                 f"{repository} is the former name of another repository.",

@@ -17,7 +17,7 @@ from chalicelib.identity.federation import Federation
 from chalicelib.identity.keys import Keys
 from chalicelib.identity.limits import Limits
 from chalicelib.identity.registry_tokens import RegistryTokens
-from chalicelib.metadata import accounts, external_identities
+from chalicelib.metadata import accounts, audit, external_identities
 from chalicelib.metadata.access_tokens import USE_NOTED
 from chalicelib.metadata.database import Database
 
@@ -159,6 +159,10 @@ class Authenticator:
         self._limits.check_sign_in(address, account)
         against = held.password_hash if held else None
         if not passwords.verify(password, against) or held is None:
+            # Written for unknown names too, so that time does not tell them apart.
+            audit.add(
+                self._database, "sign_in.failed", "", account=held.account_id if held else None
+            )
             self._limits.failed(address, account)
             raise Unauthorized("The name or the password is wrong.")
         self._limits.succeeded(address, account)

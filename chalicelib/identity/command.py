@@ -53,6 +53,9 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--undo", action="store_true", help="let it again")
     parser = add(users, "invite", invite_user, "send somebody an invitation to make an account")
     parser.add_argument("email", metavar="EMAIL")
+    parser = add(users, "admin", set_administrator, "let a user administer the registry")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--undo", action="store_true", help="no longer")
     parser = add(
         users, "delete", delete_user, "delete an account for ever; nobody gets its name again"
     )
@@ -214,6 +217,18 @@ def invite_user(options: argparse.Namespace) -> int:
         except MailError as error:
             raise CommandError(f"the mail could not be sent: {error}") from error
     _print(options, {"id": invitation.id, "email": invitation.email}, f"{options.email} is invited")
+    return 0
+
+
+def set_administrator(options: argparse.Namespace) -> int:
+    """Let a user administer the registry, or no longer."""
+    from chalicelib.identity import users
+
+    with _opened() as (database, _settings):
+        account = _account(database, options.name)
+        users.set_administrator(database, account, administrator=not options.undo, by=OPERATOR)
+    done = "is no administrator any more" if options.undo else "is an administrator"
+    _print(options, {"id": account, "administrator": not options.undo}, f"{options.name} {done}")
     return 0
 
 

@@ -19,16 +19,15 @@ class Epoch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known = 0
-        self._asked_at = 0.0
+        # The epoch, and when it was asked for: one object, for threads to see both or neither.
+        self._known = (0, -FRESH)
 
     def now(self, *, fresh: bool) -> int:
         """The epoch: asked for, or where that will do what it was ``FRESH`` seconds ago."""
         begun = time.monotonic()
-        if not fresh and begun - self._asked_at <= FRESH:
-            return self._known
-        # Another thread may have asked earlier, and come back later: what is returned is this
-        # thread's own answer.
+        known, asked_at = self._known
+        if not fresh and begun - asked_at <= FRESH:
+            return known
         epoch = permissions.epoch(self._database)
-        self._known, self._asked_at = epoch, begun
+        self._known = (epoch, begun)
         return epoch

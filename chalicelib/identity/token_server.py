@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 from chalicelib.context import Context
 from chalicelib.http import JSON, RegistryError, Request, Response, Unauthorized
 from chalicelib.identity import NOBODY, Subject, registry_tokens
-from chalicelib.identity.access import CATALOG, ROLES, Accounts
+from chalicelib.identity.access import CATALOG, LEAST_ROLES, Accounts
 from chalicelib.identity.challenge import challenge
 from chalicelib.metadata import accounts as accounts_metadata
 from chalicelib.metadata import audit, refresh_tokens
@@ -168,7 +168,7 @@ def _grants(access: Accounts, subject: Subject, scopes: list[str]) -> list[dict[
             continue
         if not is_name(name):
             continue
-        asked = set(ROLES) - {"admin"} if "*" in actions else actions
+        asked = set(LEAST_ROLES) - {"admin"} if "*" in actions else actions
         may = access.actions(subject, name)
         now = access.moved(name) if not may else None
         if now is not None:

@@ -189,6 +189,37 @@ def suspend(database: Database, account_id: int, *, suspended: bool, by: str) ->
     database.transaction(work)
 
 
+def set_new_repositories_public(
+    database: Database, account_id: int, public: bool | None, *, by: str
+) -> None:
+    """Say whether what an account's pushes make is public; None: as the settings say."""
+
+    def work(transaction: Transaction) -> None:
+        accounts.set_new_repositories_public(transaction, account_id, public)
+        audit.add(transaction, "account.settings", by, account=account_id, public=public)
+
+    database.transaction(work)
+
+
+def set_administrator(database: Database, account_id: int, *, administrator: bool, by: str) -> None:
+    """Let a user administer the registry, or no longer. Raises ``Refused`` for the only one, and
+    for what is no user."""
+
+    def work(transaction: Transaction) -> None:
+        accounts.lock(transaction)
+        found = accounts.by_id(transaction, account_id)
+        if found is None or found.kind != "user":
+            raise Refused("Only a user can be an administrator.", conflict=True)
+        if not administrator and not accounts.has_administrator(transaction, besides=account_id):
+            raise _only_administrator()
+        accounts.set_administrator(transaction, account_id, administrator)
+        audit.add(
+            transaction, "user.administrator", by, account=account_id, administrator=administrator
+        )
+
+    database.transaction(work)
+
+
 def delete(database: Database, account_id: int, *, by: str) -> None:
     """Delete an account, user or organisation, for ever. Raises ``Refused`` while repositories lie
     in its namespace, and while it is an organisation's only owner or the only administrator."""
@@ -201,9 +232,7 @@ def _delete(transaction: Transaction, account_id: int, by: str) -> None:
     if found is None:
         raise Refused("There is no such account.")
     if found.administrator and not accounts.has_administrator(transaction, besides=account_id):
-        raise Refused(
-            "This is the only administrator: make somebody else one first.", conflict=True
-        )
+        raise _only_administrator()
     if accounts.owns_repositories(transaction, account_id):
         raise Refused(
             "There are repositories in this namespace: delete them, or give them another name.",
@@ -216,6 +245,10 @@ def _delete(transaction: Transaction, account_id: int, by: str) -> None:
         )
     accounts.delete(transaction, account_id)
     audit.add(transaction, "account.delete", by, account=account_id)
+
+
+def _only_administrator() -> Refused:
+    return Refused("This is the only administrator: make somebody else one first.", conflict=True)
 
 
 def _making(database: Database, work: Callable[[Transaction], T]) -> T:

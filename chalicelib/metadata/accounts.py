@@ -133,6 +133,15 @@ def lock(runner: Runner) -> None:
     runner.run("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE")
 
 
+def set_administrator(runner: Runner, account_id: int, administrator: bool) -> None:
+    """Let a user administer the registry, or no longer."""
+    runner.run(
+        "UPDATE accounts SET administrator = :administrator WHERE id = :id",
+        administrator=administrator,
+        id=account_id,
+    )
+
+
 def suspend(runner: Runner, account_id: int, suspended: bool) -> None:
     """Let an account and its robots do nothing any more, or let them again."""
     runner.run(

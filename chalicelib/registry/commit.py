@@ -124,7 +124,7 @@ def _link(
     commit. Where somebody pushed the blob earlier, their object stays, unless storage has lost
     it."""
     store = context.store
-    new = context.new_repository(request)
+    new = context.new_repository(request.subject)
     seen = missing = ""
 
     def work(transaction: Transaction) -> str | None:

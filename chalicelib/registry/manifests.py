@@ -86,7 +86,7 @@ def put(context: Context, request: Request) -> Response:
 
     def work(transaction: Transaction) -> list[str]:
         repository_id = repositories.ensure(
-            transaction, repository, context.new_repository(request)
+            transaction, repository, context.new_repository(request.subject)
         )
         there = blobs.linked(
             transaction, repository_id, sorted(record.blobs | record.children), context.store.name

@@ -39,7 +39,7 @@ from chalicelib.storage import StorageError, Writer
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
 _CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and is half a part by default
-_MOUNT_CANDIDATES = 100
+_MOUNT_CANDIDATES = 20
 _CLEAR_AGAIN = 900  # seconds
 
 _log = logging.getLogger(__name__)
@@ -290,7 +290,7 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
         def work(transaction: Transaction, source: str = source) -> bool:
             if not blobs.lock(transaction, source, digest, context.store.name):
                 return False
-            new = context.new_repository(request)
+            new = context.new_repository(request.subject)
             blobs.link(transaction, repositories.ensure(transaction, repository, new), digest)
             return True
 

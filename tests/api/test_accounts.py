@@ -384,9 +384,10 @@ def test_a_forgotten_password(world: World) -> None:
         "OpenRegistry: choose a new password",
         "OpenRegistry: your account was changed",
     ]
-    assert events(world, world.ids["alice"])[-3:] == [
+    assert events(world, world.ids["alice"])[-4:] == [
         "user.reset",
         "user.password",
+        "sign_in.failed",
         "session.begin",
     ]
 

@@ -234,3 +234,15 @@ def test_an_invitation_from_the_command_line(serve: Callable[..., Registry]) -> 
     assert mail.text.split("#invitation=")[1].split()[0] not in done.stdout
     assert "closed" in run("x@example.org", SIGN_UP="closed").stderr
     assert "no address" in run("x").stderr
+
+
+def test_administrators_are_made_and_unmade(database: Database) -> None:
+    ada = create(database, "ada", "ada@example.org")
+    ben = create(database, "ben", "ben@example.org")
+    users.set_administrator(database, ada, administrator=True, by="operator")
+    with pytest.raises(users.Refused, match="only administrator"):
+        users.set_administrator(database, ada, administrator=False, by="operator")
+    users.set_administrator(database, ben, administrator=True, by="operator")
+    users.set_administrator(database, ada, administrator=False, by="operator")
+    found = [accounts.by_id(database, each) for each in (ada, ben)]
+    assert [each.administrator for each in found if each] == [False, True]
