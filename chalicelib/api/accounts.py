@@ -18,7 +18,7 @@ NewPassword = Annotated[str, msgspec.Meta(min_length=8, max_length=1024)]
 Secret = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
-class NewAccount(msgspec.Struct):
+class NewAccount(msgspec.Struct, forbid_unknown_fields=True):
     """Who wants an account; ``invitation`` is the secret of an invitation's link."""
 
     name: AccountName
@@ -41,52 +41,52 @@ class Account(msgspec.Struct):
     new_repositories_public: bool | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class AccountChanges(msgspec.Struct):
+class AccountChanges(msgspec.Struct, forbid_unknown_fields=True):
     """What is to change; ``new_repositories_public`` null: as the registry's settings say."""
 
     new_repositories_public: bool | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class NewPasswordOf(msgspec.Struct):
+class NewPasswordOf(msgspec.Struct, forbid_unknown_fields=True):
     """The password as it is, and as it is to be."""
 
     current: Password
     new: NewPassword
 
 
-class NewEmail(msgspec.Struct):
+class NewEmail(msgspec.Struct, forbid_unknown_fields=True):
     """Another email, and the password."""
 
     email: Email
     password: Password
 
 
-class Confirmation(msgspec.Struct):
+class Confirmation(msgspec.Struct, forbid_unknown_fields=True):
     """The password, for what cannot be undone."""
 
     password: Password
 
 
-class OneTimeSecret(msgspec.Struct):
+class OneTimeSecret(msgspec.Struct, forbid_unknown_fields=True):
     """The secret of a link."""
 
     secret: Secret
 
 
-class ForgottenPassword(msgspec.Struct):
+class ForgottenPassword(msgspec.Struct, forbid_unknown_fields=True):
     """The email of an account whose password is forgotten."""
 
     email: Email
 
 
-class ResetPassword(msgspec.Struct):
+class ResetPassword(msgspec.Struct, forbid_unknown_fields=True):
     """The secret of a link, and the password that is to be."""
 
     secret: Secret
     password: NewPassword
 
 
-class FirstAdministrator(msgspec.Struct):
+class FirstAdministrator(msgspec.Struct, forbid_unknown_fields=True):
     """The secret of the link that the registry printed, and who is to be the administrator."""
 
     secret: Secret
@@ -180,7 +180,7 @@ def ask_for_reset(call: Call) -> None:
 def complete_reset(call: Call) -> None:
     """Choose another password by the secret of a link. All browsers are signed out."""
     account = emails.reset_password(call.context, call.body.secret, call.body.password)
-    call.access.limits.trust(call.request.client, f"account:{account.id}")
+    call.access.trust(call.request.client, account.id)
 
 
 def delete_account(call: Call) -> Answer:

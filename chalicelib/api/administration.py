@@ -21,7 +21,7 @@ from chalicelib.mail import MailError
 from chalicelib.metadata import accounts, registry_invitations
 
 
-class NewAccountOfOther(msgspec.Struct):
+class NewAccountOfOther(msgspec.Struct, forbid_unknown_fields=True):
     """Whom to make an account for, whose email counts as verified. Without a password they are
     sent a link to choose one."""
 
@@ -31,7 +31,7 @@ class NewAccountOfOther(msgspec.Struct):
     administrator: bool = False
 
 
-class Invited(msgspec.Struct):
+class Invited(msgspec.Struct, forbid_unknown_fields=True):
     """Whom to invite."""
 
     email: Email

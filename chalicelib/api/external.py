@@ -186,7 +186,7 @@ def _signed_in(call: Call, provider: str, person: Person) -> Answer:
         return _refused(call, "no-email")
     else:
         account = external.sign_up(call.context.database, person)
-    call.access.limits.trust(call.request.client, f"account:{account}")
+    call.access.trust(call.request.client, account)
     return _arrived(call, *signed_in(call, account, provider).headers)
 
 

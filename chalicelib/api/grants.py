@@ -14,7 +14,7 @@ from chalicelib.metadata.grants import Place
 from chalicelib.metadata.robots import Role
 
 
-class NewGrant(msgspec.Struct):
+class NewGrant(msgspec.Struct, forbid_unknown_fields=True):
     """The role to give."""
 
     role: Role

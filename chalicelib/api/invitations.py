@@ -22,7 +22,7 @@ _DIGITS = 18  # fits into 64 bits
 Id = Annotated[int, msgspec.Meta(ge=1, le=(1 << 53) - 1)]
 
 
-class NewInvitation(msgspec.Struct):
+class NewInvitation(msgspec.Struct, forbid_unknown_fields=True):
     """Whom to invite, and as what."""
 
     email: Email

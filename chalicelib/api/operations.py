@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -354,11 +355,22 @@ def _check_repository(call: Call, needs: Needs) -> None:
     may = call.access.actions(call.subject, name)
     if action in may:
         return
-    if "pull" in may:
-        raise Problem(403, "Only an administrator of the repository may do this.")
+    now = call.access.moved(name) if "pull" not in may else None
+    if now is not None and "pull" in call.access.actions(call.subject, now):
+        raise _moved(call, name, now)
     if call.subject.account is None:
         raise call.unauthorized()
+    if "pull" in may:
+        raise Problem(403, "Only an administrator of the repository may do this.")
     raise NameUnknown("There is no such repository, or it is not yours to know of.")
+
+
+def _moved(call: Call, name: str, now: str) -> Problem:
+    """Where a repository that was renamed is now."""
+    rest = call.request.path.removeprefix(f"{PREFIX}/repositories/{name}")
+    query = [(key, value) for key in call.request.query for value in call.request.query.all(key)]
+    location = quote(f"{PREFIX}/repositories/{now}{rest}") + ("?" + urlencode(query)) * bool(query)
+    return Problem(307, f"{name} is called {now} now.", headers=[("Location", location)])
 
 
 def _scoped(call: Call, kind: str, name: str) -> frozenset[str]:

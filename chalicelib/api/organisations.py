@@ -14,7 +14,7 @@ from chalicelib.metadata import organisations as rows
 from chalicelib.metadata.organisations import Role
 
 
-class NewOrganisation(msgspec.Struct):
+class NewOrganisation(msgspec.Struct, forbid_unknown_fields=True):
     """An organisation to be made."""
 
     name: AccountName
@@ -54,13 +54,13 @@ class Member(msgspec.Struct):
     joined_at: datetime
 
 
-class NewRole(msgspec.Struct):
+class NewRole(msgspec.Struct, forbid_unknown_fields=True):
     """What a member is to be."""
 
     role: Role
 
 
-class Transfer(msgspec.Struct):
+class Transfer(msgspec.Struct, forbid_unknown_fields=True):
     """The member who is to be an owner in one's own place."""
 
     to: AccountName

@@ -28,7 +28,7 @@ class PasskeyOptions(msgspec.Struct):
     state: str
 
 
-class NewPasskey(msgspec.Struct):
+class NewPasskey(msgspec.Struct, forbid_unknown_fields=True):
     """What the authenticator said, and the passkey's name for its owner."""
 
     state: State
@@ -36,14 +36,14 @@ class NewPasskey(msgspec.Struct):
     name: PasskeyName
 
 
-class UsedPasskey(msgspec.Struct):
+class UsedPasskey(msgspec.Struct, forbid_unknown_fields=True):
     """What the authenticator said."""
 
     state: State
     credential: dict[str, Any]
 
 
-class PasskeyChanges(msgspec.Struct):
+class PasskeyChanges(msgspec.Struct, forbid_unknown_fields=True):
     """A passkey's name that is to be."""
 
     name: PasskeyName
@@ -130,7 +130,7 @@ def sign_in_with_passkey(call: Call) -> Answer:
         if refused.account_id is not None:
             audit.add(database, "passkey.refuse", "", account=refused.account_id)
         raise Problem(401, refused.sentence, headers=[("WWW-Authenticate", "Session")]) from None
-    call.access.limits.trust(call.request.client, f"account:{account_id}")
+    call.access.trust(call.request.client, account_id)
     return signed_in(call, account_id, "passkey")
 
 

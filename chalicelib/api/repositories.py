@@ -21,7 +21,7 @@ Description = Annotated[str, msgspec.Meta(max_length=1000)]
 Visibility = Literal["public", "private"]
 
 
-class NewRepository(msgspec.Struct):
+class NewRepository(msgspec.Struct, forbid_unknown_fields=True):
     """A repository to be made. Without ``visibility`` it is as its account has chosen."""
 
     name: RepositoryName
@@ -29,14 +29,14 @@ class NewRepository(msgspec.Struct):
     description: Description = ""
 
 
-class Changes(msgspec.Struct):
+class Changes(msgspec.Struct, forbid_unknown_fields=True):
     """What is to be another; what is left out stays."""
 
     visibility: Visibility | None = None
     description: Description | None = None
 
 
-class NewName(msgspec.Struct):
+class NewName(msgspec.Struct, forbid_unknown_fields=True):
     """What a repository is to be called, perhaps in another namespace."""
 
     name: RepositoryName

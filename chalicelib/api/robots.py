@@ -13,7 +13,7 @@ from chalicelib.metadata import robots as rows
 from chalicelib.metadata.robots import Role
 
 
-class NewRobot(msgspec.Struct):
+class NewRobot(msgspec.Struct, forbid_unknown_fields=True):
     """A robot to be made: the part of its name after OWNER+, and its role in all of the owner's
     namespace; without one it may do what it is granted elsewhere."""
 

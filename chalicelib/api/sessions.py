@@ -12,7 +12,7 @@ from chalicelib.metadata import accounts, audit, sessions
 from chalicelib.metadata.database import Transaction
 
 
-class Credentials(msgspec.Struct):
+class Credentials(msgspec.Struct, forbid_unknown_fields=True):
     """A name or email, and a password."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=254)]

@@ -12,7 +12,7 @@ from chalicelib.identity import organisations
 from chalicelib.metadata import teams
 
 
-class NewTeam(msgspec.Struct):
+class NewTeam(msgspec.Struct, forbid_unknown_fields=True):
     """A team to be made, or a team's new name."""
 
     name: AccountName

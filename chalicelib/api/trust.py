@@ -15,7 +15,7 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=trust.LARGEST)]
 Claim = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
-class NewTrustRule(msgspec.Struct):
+class NewTrustRule(msgspec.Struct, forbid_unknown_fields=True):
     """Whose tokens to trust, and for what. ``issuer`` is the URL of an OpenID issuer, or a SPIFFE
     trust domain. ``claims`` are what a token must claim, ``*`` standing for any characters; of a
     trust domain that is ``sub`` alone. ``audience`` is what a token must be made out to, by default

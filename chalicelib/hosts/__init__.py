@@ -124,7 +124,7 @@ def check_access(settings: "Settings", *, exposed: bool = False) -> str:
     do everything from another machine."""
     from chalicelib.settings import SettingsError
 
-    exposed = exposed or settings.exposed
+    exposed = exposed or settings.exposed or bool(settings.trusted_proxies)
     if settings.access == "open" and exposed:
         raise SettingsError(
             "OPENREGISTRY_ACCESS",

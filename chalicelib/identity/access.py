@@ -14,7 +14,7 @@ from chalicelib.identity.federation import Federation
 from chalicelib.identity.keys import Keys
 from chalicelib.identity.limits import Limits
 from chalicelib.identity.registry_tokens import RegistryTokens
-from chalicelib.metadata import permissions
+from chalicelib.metadata import accounts, permissions
 from chalicelib.metadata.database import Database
 from chalicelib.metadata.permissions import Decision
 from chalicelib.settings import Settings
@@ -134,13 +134,23 @@ class Accounts:
             decision = permissions.decide(self._database, subject.account, subject.credential, "")
             _check(decision, subject)
 
+    def trust(self, address: str, account_id: int) -> None:
+        """Have an address be known to an account: somebody has shown there that it is theirs by
+        what cannot be guessed."""
+        found = accounts.by_id(self._database, account_id)
+        if found is not None:
+            for login in (found.name, found.email or ""):
+                self.limits.trust(address, login.lower())
+
     def _authorised(
         self, request: Request, permission: Permission, repository: str | None
     ) -> Subject:
         fresh = permission is not Permission.PULL
         subject = self.authenticator.subject(request, fresh=fresh)
         if subject is None:
-            raise Unauthorized("Log in, or get a token: this registry has accounts.")
+            if permission is not Permission.PULL:
+                raise Unauthorized("Log in, or get a token: this registry has accounts.")
+            subject = NOBODY
         check_claims(subject, permission, repository)
         if repository is None:
             self.check(subject)
@@ -189,7 +199,8 @@ class Accounts:
             role = min(role, permissions.READ)
         if role < LEAST_ROLES[action] or decision.moved is not None:
             return False
-        if not subject.credential:
+        # What everyone may pull, so may who brings a token for something else.
+        if not subject.credential or (action == "pull" and decision.public):
             return True
         may = scopes.parse(decision.scopes or ())
         return action in scopes.allowed(may, "repository", repository)

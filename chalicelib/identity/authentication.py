@@ -8,6 +8,7 @@ import math
 import secrets
 import threading
 import time
+from concurrent.futures import Future
 from typing import NamedTuple
 
 from chalicelib.http import Request, Unauthorized
@@ -58,6 +59,7 @@ class Authenticator:
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._known: dict[bytes, _Known] = {}
+        self._checks: dict[bytes, Future[bool]] = {}
 
     def subject(self, request: Request, *, fresh: bool) -> Subject | None:
         """Who asks, by the Authorization field; None where there is none. ``fresh``: what bites
@@ -78,8 +80,11 @@ class Authenticator:
         itself whose it is. Raises ``Unauthorized``, and a 429 to those who guess."""
         if access_tokens.looks_like(password):
             return self._access_token(password, fresh)
-        if password.startswith("eyJ") and (subject := self._tokens.verify(password)):
-            return subject
+        if password.startswith("eyJ"):
+            subject = self._tokens.verify(password)
+            # What it is exchanged for ends when it does: there is no leeway to be had.
+            if subject is not None and (subject.expires or 0) > time.time():
+                return subject
         if password.startswith(_OF_GITHUB):
             from chalicelib.identity import github
 
@@ -144,30 +149,50 @@ class Authenticator:
     def _password(self, name: str, password: str, address: str, fresh: bool) -> Subject:
         proof = self._proof(name, password)
         epoch = self._epoch.now(fresh=fresh)
+        # By what was given, a name or an email: an answer must not tell that they are one account.
+        login = name.lower()
         known = self._known.get(proof)
         if known is not None:
             # Or else who may guess no more would still be told the right one.
-            self._limits.check_sign_in(address, f"account:{known.subject.account}")
+            self._limits.check_sign_in(address, login)
             if known.epoch == epoch:
                 return known.subject
         # No account's name has a NUL, and Postgres takes none.
         held = None if "\0" in name else accounts.secret(self._database, name)
         if known is not None and held is not None and held.password_hash == known.password_hash:
             return self._remember(proof, known._replace(epoch=epoch))
-        # Whether it was named by its name or its email, it is one account that is guessed at.
-        account = f"account:{held.account_id}" if held else name.lower()
-        self._limits.check_sign_in(address, account)
+        self._limits.check_sign_in(address, login)
         against = held.password_hash if held else None
-        if not passwords.verify(password, against) or held is None:
+        if not self._matches(proof, password, against) or held is None:
             # Written for unknown names too, so that time does not tell them apart.
             audit.add(
                 self._database, "sign_in.failed", "", account=held.account_id if held else None
             )
-            self._limits.failed(address, account)
+            self._limits.failed(address, login)
             raise Unauthorized("The name or the password is wrong.")
-        self._limits.succeeded(address, account)
+        self._limits.succeeded(address, login)
         subject = Subject(held.account_id, password=held.password_number)
         return self._remember(proof, _Known(subject, epoch, against or ""))
+
+    def _matches(self, proof: bytes, password: str, against: str | None) -> bool:
+        """Whether a password is right. A client that begins with many requests at once costs one
+        check: those with the same name and password share it."""
+        key = proof + (against or "").encode()
+        with self._lock:
+            check = self._checks.get(key)
+            leads = check is None
+            if check is None:
+                check = self._checks[key] = Future()
+        if not leads:
+            return check.result()
+        try:
+            check.set_result(passwords.verify(password, against))
+        except BaseException as error:
+            check.set_exception(error)
+        finally:
+            with self._lock:
+                del self._checks[key]
+        return check.result()
 
     def _remember(self, proof: bytes, known: _Known) -> Subject:
         with self._lock:

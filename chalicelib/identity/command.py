@@ -316,7 +316,6 @@ def create_token(options: argparse.Namespace) -> int:
                 OPERATOR,
                 account=account,
                 id=created.id,
-                scopes=[str(scope) for scope in wanted],
             )
             return created
 

@@ -9,7 +9,7 @@ import time
 from chalicelib.metadata import permissions
 from chalicelib.metadata.database import Database
 
-FRESH = 0.1
+FRESH = 0.02
 """Seconds that a read may take the epoch to be what it was: at most so much later does a
 revocation bite, on every host."""
 

@@ -1,6 +1,7 @@
 """Everyone may do everything: for a registry that only its own machine can reach."""
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from chalicelib.http import Denied, Request
@@ -36,15 +37,23 @@ class Open:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """Refuse what a web site has a browser on this machine ask for, by a form or under a name of
-    its own that it has pointed here (DNS rebinding). Browsers say so (W3C, "Fetch Metadata"), and
-    no client of registries is one."""
-    site = request.headers.get("sec-fetch-site")
-    if site is None:
-        return
-    try:
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    except ValueError:
-        host = ""
-    if site not in ("same-origin", "none") or not is_loopback(host):
+    """Refuse what a web site has a browser on this machine ask for: by a form, which the browser
+    tells (W3C, "Fetch Metadata"), or under a name of its own that it has pointed here (DNS
+    rebinding), which nothing tells but the name. Addresses, and names that no site can have (RFC
+    6761; ICANN's .internal), cannot be rebound."""
+    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise Denied("An open registry answers no other sites.")
+    host = request.headers.get("host")
+    if host is not None and not _is_ours(host):
+        raise Denied(
+            "An open registry answers to localhost and to addresses.",
+            "have it know accounts (OPENREGISTRY_ACCESS=accounts) where it has a name",
+        )
+
+
+def _is_ours(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return is_loopback(name) or name.endswith((".internal", ".test")) or bool(ip_address(name))
+    except ValueError:
+        return False

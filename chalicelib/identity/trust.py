@@ -98,10 +98,6 @@ def create(
             by,
             account=account_id,
             id=rule.id,
-            issuer=issuer,
-            audience=audience,
-            claims=rule.claims,
-            scopes=rule.scopes,
         )
         return rule._replace(created_at=created_at)
 

@@ -46,6 +46,7 @@ class Decision(NamedTuple):
     anything at all; ``verified``: its email is; ``scopes`` and ``expires`` (seconds since 1970, or
     None) are those of its credential, ``scopes`` None where that no longer holds. ``repository`` is
     the repository's id, None where it is absent, and then ``moved`` its new name if it has one;
+    ``public``: everyone may pull from it;
     ``namespace`` is the id of the account whose namespace it is in, and ``password`` the number of
     the account's password."""
 
@@ -55,6 +56,7 @@ class Decision(NamedTuple):
     scopes: list[str] | None
     expires: float | None
     repository: int | None
+    public: bool
     moved: str | None
     namespace: int | None
     password: int | None
@@ -81,7 +83,7 @@ def decide(runner: Runner, account_id: int | None, credential: str, repository: 
         " coalesce(a.email_verified OR a.kind <> 'user', false),"
         f" coalesce(t.scopes, u.scopes, CASE WHEN e.id IS NOT NULL THEN {_BY_GITHUB} END),"
         " CAST(extract(epoch FROM t.expires_at) AS float8),"
-        " r.id, CASE WHEN r.id IS NULL THEN moved.name END, n.id,"
+        " r.id, coalesce(r.public, false), CASE WHEN r.id IS NULL THEN moved.name END, n.id,"
         " a.password_number, (SELECT epoch FROM access_epoch)"
         " FROM (SELECT CAST(:repository AS text) AS name) asked"
         f" LEFT JOIN accounts a ON a.id = :account AND {ACTIVE}"

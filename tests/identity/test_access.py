@@ -414,6 +414,9 @@ def test_a_repository_that_becomes_private_is_hidden_soon(fresh: Realm) -> None:
         assert answer.json["visibility"] == "public"
         # A token without the scope is of no use later: clients ask for another.
         readers = all_readers()
+        for reader in readers[1:]:
+            assert isinstance(reader, _Held)
+            reader.ask("repository:alice/seen:pull")
         for path in ("manifests/1", f"blobs/{image.layers[0].digest}", "tags/list"):
             answers = [each.request("GET", f"/v2/alice/seen/{path}") for each in readers]
             assert [answer.status for answer in answers] == [200, 200, 200]

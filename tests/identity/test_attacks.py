@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -224,3 +225,49 @@ def test_tokens_of_a_former_password_end_with_it(world: Realm) -> None:
 def test_no_password_can_be_taken_for_a_token(world: Realm, password: str) -> None:
     with pytest.raises(users.Refused):
         users.change_password(world.context.database, world.ids["alice"], password, by="operator")
+
+
+def test_a_lock_out_does_not_tell_whose_email_it_is(world: Realm) -> None:
+    """Guesses at a name say nothing of the email that belongs to it."""
+
+    def guess(name: str) -> int:
+        fields = {"Authorization": basic(name, "a wrong guess")}
+        return world.client.request("GET", "/token", b"", fields).status
+
+    for _ in range(12):
+        guess("bob")
+    assert guess("bob") == 429
+    assert guess("bob@example.org") == guess("nobody@example.org") == 401
+
+
+def test_many_first_logins_at_once_cost_one_check(world: Realm) -> None:
+    fields = {"Authorization": basic("carol", PASSWORD)}
+    with ThreadPoolExecutor(40) as pool:
+        answers = pool.map(
+            lambda _: world.client.request("GET", "/token", b"", fields).status, range(40)
+        )
+        assert set(answers) == {200}
+
+
+def test_a_name_goes_from_the_audit_log_with_its_account(world: Realm) -> None:
+    client = world.client
+    made = users.create(
+        world.context.database, "zedname", "z@example.org", PASSWORD, by="", email_verified=True
+    )
+    zed = {**JSON, "Authorization": basic("zedname", PASSWORD)}
+    token = {"name": "zedname's", "scopes": ["repository:zedname/*:pull"]}
+    rule = {
+        "issuer": "https://gitlab.com",
+        "audience": "https://registry.example.org",
+        "claims": {"project_path": "zedname/b"},
+        "scopes": ["repository:zedname/b:push"],
+    }
+    for path, body in (("tokens", token), ("trust-rules", rule)):
+        answer = client.request(
+            "POST", f"/api/v1/accounts/zedname/{path}", json.dumps(body).encode(), zed
+        )
+        assert answer.status == 201, answer
+    users.delete(world.context.database, made, by="operator")
+    rows = world.run("SELECT CAST(a AS text) FROM audit a WHERE account_id = :id", id=made)
+    assert len(rows) >= 4
+    assert not [row for (row,) in rows if "zedname" in row]
