@@ -33,6 +33,7 @@ _PARTS = {
 """What the parts of paths are."""
 
 _PROBLEMS = {
+    307: "The repository has another name now: Location is the same thing there",
     400: "The body is no JSON",
     401: "Nobody has signed in, or the credentials are wrong or no longer hold",
     403: "The caller may not do this, or another site had a browser ask for it",

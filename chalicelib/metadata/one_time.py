@@ -63,7 +63,9 @@ def holds(runner: Runner, purpose: str, secret: str) -> bool:
 
 
 def drop(runner: Runner, purpose: str, account_id: int) -> None:
-    """Void what an account still holds of a purpose: only the newest link works."""
+    """Void what an account still holds of a purpose: only the newest link works. Of two who ask at
+    once one waits for the other's transaction."""
+    runner.run("SELECT FROM accounts WHERE id = :account FOR NO KEY UPDATE", account=account_id)
     runner.run(
         "DELETE FROM one_time_secrets WHERE purpose = :purpose AND account_id = :account",
         purpose=purpose,

@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import argon2
 import pytest
 
 from chalicelib.context import Context
 from chalicelib.hosts import build_context
-from chalicelib.identity import users
+from chalicelib.identity import passwords, users
 from chalicelib.settings import Settings
 from tests.client import Answer, CoreClient
 from tests.servers import Postgres
 
 PASSWORD = "a password: with ünusual characters"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_hashes() -> Iterator[None]:
+    """Hash passwords with less work: many of these tests make users and log them in, and none is
+    about how dear a guess is (tests/identity has those)."""
+    cheap = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", lambda: cheap)
+        yield
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def test_the_address_is_known_from_then_on(
     kept: list[bytes] = []
     monkeypatch.setattr(rates, "keep", lambda _runner, key, _seconds: kept.append(key))
     assert browser.sign_in("github") == HOME
-    assert len(kept) == 1
+    assert len(kept) == 2  # by the name, and by the email
 
 
 @closed

@@ -265,7 +265,7 @@ def test_paths_below_api_that_are_none_of_it(world: World, path: str) -> None:
         (b"{", {}, 400),
         (b'{"name": "\xff"}', {}, 400),
         (b'{"name": "\\ud800"}', {}, 400),
-        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, {}, 400),
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, {}, 422),
         (b"{}", {"Content-Type": "text/plain"}, 415),
         (b"{}", {"Content-Type": ""}, 415),
         (b"name=acme", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
@@ -275,7 +275,7 @@ def test_paths_below_api_that_are_none_of_it(world: World, path: str) -> None:
         (b'{"name": 1}', {}, 422),
         (b'{"name": "a\\u0000"}', {}, 422),
         (b'{"name": "acme"}', {"Content-Type": "Application/JSON; charset=utf-8"}, 201),
-        (b'{"name": "acme", "more": "\\u0000"}', {}, 201),
+        (b'{"name": "acme", "more": 1}', {}, 422),
     ],
 )
 def test_bodies(world: World, body: bytes, fields: dict[str, str], status: int) -> None:

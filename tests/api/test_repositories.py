@@ -277,7 +277,11 @@ def test_a_former_name_leads_to_the_new_one(world: Realm) -> None:
         answer = alice.request(method, f"/v2/alice/one/{path}")
         assert (answer.status, answer.code) == (403, "DENIED")
         assert "alice/two" in str(answer.json)
-    assert alice.api("GET", "/repositories/alice/one").status == 404
+    moved = alice.api("GET", "/repositories/alice/one")
+    assert (moved.status, moved.location) == (307, "/api/v1/repositories/alice/two")
+    moved = alice.api("GET", "/repositories/alice/one/-/grants?limit=5")
+    assert moved.location == "/api/v1/repositories/alice/two/-/grants?limit=5"
+    assert world.by("bob").api("GET", "/repositories/alice/one").status == 404
     assert names(alice.api("GET", "/repositories")) == ["alice/two"]
     assert alice.request("GET", "/v2/_catalog").json == {"repositories": ["alice/two"]}
     assert events(world, "alice")[-1] == (

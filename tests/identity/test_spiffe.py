@@ -35,9 +35,10 @@ BUNDLE = {
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """A JWT-SVID's claims as SPIRE makes them; a claim of None is left out."""
+    """A JWT-SVID's claims as SPIRE makes them; a claim of None is left out. Those of the tables
+    below are made when the file is read, long before some are tried."""
     now = int(time.time())
-    made = {"sub": ID, "aud": [AUDIENCE], "iat": now, "exp": now + 300, **changes}
+    made = {"sub": ID, "aud": [AUDIENCE], "iat": now, "exp": now + 4 * 3600, **changes}
     return {name: value for name, value in made.items() if value is not None}
 
 
