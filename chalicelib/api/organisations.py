@@ -30,7 +30,7 @@ class Organisation(msgspec.Struct):
     created_at: datetime
 
 
-class OrganisationSettings(msgspec.Struct, omit_defaults=True):
+class OrganisationSettings(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """What to change; what is left out stays."""
 
     member_role: Literal["none", "read", "write", "maintain", "admin"] | msgspec.UnsetType = (
