@@ -8,8 +8,7 @@ import math
 import secrets
 import threading
 import time
-from concurrent.futures import Future
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from chalicelib.http import Request, Unauthorized
 from chalicelib.identity import Subject, access_tokens, passwords
@@ -21,6 +20,9 @@ from chalicelib.identity.registry_tokens import RegistryTokens
 from chalicelib.metadata import accounts, audit, external_identities
 from chalicelib.metadata.access_tokens import USE_NOTED
 from chalicelib.metadata.database import Database
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _REMEMBERED = 10_000
 _OF_GITHUB = ("gh", "github_pat_")
@@ -177,6 +179,8 @@ class Authenticator:
     def _matches(self, proof: bytes, password: str, against: str | None) -> bool:
         """Whether a password is right. A client that begins with many requests at once costs one
         check: those with the same name and password share it."""
+        from concurrent.futures import Future
+
         key = proof + (against or "").encode()
         with self._lock:
             check = self._checks.get(key)

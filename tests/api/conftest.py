@@ -21,14 +21,16 @@ from tests.servers import Postgres
 PASSWORD = "a password: with ünusual characters"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _cheap_hashes() -> Iterator[None]:
     """Hash passwords with less work: many of these tests make users and log them in, and none is
     about how dear a guess is (tests/identity has those)."""
     cheap = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", lambda: cheap)
+        passwords._decoy.cache_clear()
         yield
+    passwords._decoy.cache_clear()
 
 
 @dataclass(frozen=True)
