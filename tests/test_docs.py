@@ -157,8 +157,16 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Iterator[Shell]:
         yield shell
 
 
+LONG = {"lambda.md"}
+"""Pages whose commands take long: pip makes a package of all that the functions import."""
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.long] if page.name in LONG else []) for page in PAGES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_commands(
     page: Path,
     shell: Shell,

@@ -14,6 +14,8 @@ from tests.identity.doubles.provider import Provider
 from tests.images import make_image, write_docker_archive
 from tests.servers import DockerEngine, Registry, run
 
+pytestmark = pytest.mark.long
+
 PASSWORD = "a password of alice's"
 
 

@@ -23,6 +23,8 @@ from tests.client import HTTPClient
 from tests.conftest import need
 from tests.servers import Postgres, Registry, stopping, wait_until
 
+pytestmark = pytest.mark.long
+
 CHROMIUM = "/usr/bin/chromium"
 PASSWORD = "correct:horse ünd battery"
 CONTEXT = cast(Context, SimpleNamespace(head_by_redirect=False))

@@ -10,6 +10,8 @@ from tests.conftest import need
 from tests.identity.doubles.github import GitHubDouble, User
 from tests.servers import Registry, free_port
 
+pytestmark = pytest.mark.long
+
 CHROMIUM = "/usr/bin/chromium"
 PASSWORD = "a password of alice's"
 
