@@ -63,6 +63,9 @@ class Policy(Protocol):
         challenge where credentials would help, ``Denied`` or ``NameUnknown`` where they do not,
         and ``Moved`` where the repository has another name now."""
 
+    def hesitates(self, request: "Request") -> bool:
+        """Whether it may take long to find out who asks: a password is to be hashed."""
+
     def count_pull(self, request: "Request") -> Sequence[tuple[str, str]]:
         """Count a manifest that a subject is about to get; gives header fields for the answer.
         Raises a 429 where that is one too many."""

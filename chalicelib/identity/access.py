@@ -73,6 +73,9 @@ class Accounts:
             add_challenge(error, self._settings, request, permission, repository)
             raise
 
+    def hesitates(self, request: Request) -> bool:
+        return self.authenticator.hesitates(request)
+
     def count_pull(self, request: Request) -> Sequence[tuple[str, str]]:
         account = "" if request.subject.account is None else str(request.subject.account)
         return self.limits.pull(account, request.client)

@@ -61,6 +61,7 @@ class Authenticator:
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._known: dict[bytes, _Known] = {}
+        self._fields: set[bytes] = set()
         self._checks: dict[bytes, Future[bool]] = {}
 
     def subject(self, request: Request, *, fresh: bool) -> Subject | None:
@@ -75,7 +76,21 @@ class Authenticator:
         if scheme.lower() != "basic":
             raise Unauthorized("Authorization is Basic or Bearer here.")
         name, password = _basic(value.strip())
-        return self.log_in(name, password, request.client, fresh=fresh)
+        proof = self._proof("field", field)
+        try:
+            subject = self.log_in(name, password, request.client, fresh=fresh)
+        except Unauthorized:
+            self._fields.discard(proof)
+            raise
+        if len(self._fields) >= _REMEMBERED:
+            self._fields.clear()
+        self._fields.add(proof)
+        return subject
+
+    def hesitates(self, request: Request) -> bool:
+        """Whether a request brings a name and a password that were not right before."""
+        field = request.headers.get("authorization", "")
+        return field[:6].lower() == "basic " and self._proof("field", field) not in self._fields
 
     def log_in(self, name: str, password: str, address: str, *, fresh: bool = True) -> Subject:
         """Who has this name and password. The password is a person's own, or any token, which says

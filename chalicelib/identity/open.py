@@ -23,6 +23,9 @@ class Open:
         _refuse_other_sites(request)
         return NOBODY
 
+    def hesitates(self, request: Request) -> bool:
+        return False
+
     def count_pull(self, request: Request) -> Sequence[tuple[str, str]]:
         return ()
 

@@ -10,6 +10,10 @@ from urllib.parse import urlencode
 
 import pytest
 
+from chalicelib.hosts.harness.functions import Registry as HarnessRegistry
+from chalicelib.hosts.harness.functions import Turn
+from chalicelib.http import Headers
+from chalicelib.http import Request as HTTPRequest
 from chalicelib.identity import users
 from chalicelib.identity.epoch import FRESH
 from tests.accounts import add_user, create_token
@@ -271,3 +275,23 @@ def test_a_name_goes_from_the_audit_log_with_its_account(world: Realm) -> None:
     rows = world.run("SELECT CAST(a AS text) FROM audit a WHERE account_id = :id", id=made)
     assert len(rows) >= 4
     assert not [row for (row,) in rows if "zedname" in row]
+
+
+def test_passwords_that_were_not_right_before_are_checked_apart(world: Realm) -> None:
+    """So that those who guess delay no small reads."""
+
+    def turn(field: str) -> Turn:
+        request = HTTPRequest("GET", "/v2/", headers=Headers({"Authorization": field}))
+        return HarnessRegistry(world.context).turn(request)
+
+    right = basic("dave", PASSWORD)
+    assert [turn(right), turn("basic YTpi"), turn("Bearer eyJ")] == [
+        Turn.BULK,
+        Turn.BULK,
+        Turn.QUICK,
+    ]
+    assert world.client.request("GET", "/v2/", b"", {"Authorization": right}).status == 200
+    assert turn(right) is Turn.QUICK
+    users.change_password(world.context.database, world.ids["dave"], "another one", by="operator")
+    assert world.client.request("GET", "/v2/", b"", {"Authorization": right}).status == 401
+    assert turn(right) is Turn.BULK

@@ -81,8 +81,8 @@ class Registry:
         if probe := _PROBES.get(path):
             return probe
         # A password takes long to be checked: those that are guessed must not delay small reads.
-        password = request.headers.get("authorization", "")[:6].lower() == "basic "
-        return Turn.BULK if password or endpoints.waits(method, path) else Turn.QUICK
+        slow = endpoints.waits(method, path) or self.context.access.hesitates(request)
+        return Turn.BULK if slow else Turn.QUICK
 
     def health(self, request: Request) -> Response:
         return endpoints.health(self.context, request)
