@@ -41,9 +41,20 @@ def list_grants(call: Call) -> Page[Grant]:
 def give_grant(call: Call) -> Grant:
     """Give a user, a robot or a team a role in all of a namespace."""
     namespace = owner_of_namespace(call)
+    return give(call, Place(namespace=namespace), namespace)
+
+
+def take_grant(call: Call) -> None:
+    """Take a role in all of a namespace away."""
+    namespace = owner_of_namespace(call)
+    take(call, Place(namespace=namespace), namespace)
+
+
+def give(call: Call, place: Place, namespace: int | None) -> Grant:
+    """Give the path's grantee the role in the body, at a place in that namespace."""
     granted = grants.give(
         call.context.database,
-        Place(namespace=namespace),
+        place,
         namespace,
         call.params["grantee"],
         call.body.role,
@@ -54,15 +65,10 @@ def give_grant(call: Call) -> Grant:
     return shown(granted)
 
 
-def take_grant(call: Call) -> None:
-    """Take a role in all of a namespace away."""
-    namespace = owner_of_namespace(call)
+def take(call: Call, place: Place, namespace: int | None) -> None:
+    """Take the role of the path's grantee away, at a place in that namespace."""
     if not grants.take(
-        call.context.database,
-        Place(namespace=namespace),
-        namespace,
-        call.params["grantee"],
-        by=call.subject.id,
+        call.context.database, place, namespace, call.params["grantee"], by=call.subject.id
     ):
         raise Problem(404, "There is no such grant.")
 

@@ -5,12 +5,12 @@ from typing import Annotated, Literal, cast
 
 import msgspec
 
-from chalicelib.api.grants import Grant, NewGrant, shown
+from chalicelib.api.grants import Grant, NewGrant, give, shown, take
 from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
 from chalicelib.api.problems import Problem
 from chalicelib.api.texts import RepositoryName
 from chalicelib.http import NameUnknown
-from chalicelib.identity import grants, repositories
+from chalicelib.identity import repositories
 from chalicelib.metadata import grants as grant_rows
 from chalicelib.metadata import repositories as rows
 from chalicelib.metadata.grants import Place
@@ -133,30 +133,13 @@ def list_repository_grants(call: Call) -> Page[Grant]:
 def give_repository_grant(call: Call) -> Grant:
     """Give a user, a robot or a team a role in a repository."""
     found = _found(call)
-    granted = grants.give(
-        call.context.database,
-        Place(repository=found.id),
-        found.account,
-        call.params["grantee"],
-        call.body.role,
-        by=call.subject.id,
-    )
-    if granted is None:
-        raise Problem(404, "There is no such user, and no such robot or team of this account.")
-    return shown(granted)
+    return give(call, Place(repository=found.id), found.account)
 
 
 def take_repository_grant(call: Call) -> None:
     """Take a role in a repository away."""
     found = _found(call)
-    if not grants.take(
-        call.context.database,
-        Place(repository=found.id),
-        found.account,
-        call.params["grantee"],
-        by=call.subject.id,
-    ):
-        raise Problem(404, "There is no such grant.")
+    take(call, Place(repository=found.id), found.account)
 
 
 def _check_may_create(call: Call, name: str) -> None:
