@@ -39,7 +39,7 @@ def change(database: Database, organisation_id: int, changes: dict[str, Any], *,
         if "member_role" in changes:
             organisations.set_member_role(transaction, organisation_id, changes["member_role"])
         if "new_repositories_public" in changes:
-            organisations.set_new_repositories_public(
+            accounts.set_new_repositories_public(
                 transaction, organisation_id, changes["new_repositories_public"]
             )
         audit.add(transaction, "organisation.change", by, account=organisation_id, **changes)

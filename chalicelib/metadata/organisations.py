@@ -120,13 +120,3 @@ def set_member_role(runner: Runner, organisation_id: int, role: str) -> None:
     runner.run(
         "UPDATE accounts SET member_role = :role WHERE id = :id", role=role, id=organisation_id
     )
-
-
-def set_new_repositories_public(runner: Runner, account_id: int, public: bool | None) -> None:
-    """Say what visibility new repositories of an account get; None: what the registry's settings
-    say."""
-    runner.run(
-        "UPDATE accounts SET new_repositories_public = :public WHERE id = :id",
-        public=public,
-        id=account_id,
-    )

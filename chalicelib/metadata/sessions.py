@@ -6,11 +6,10 @@ import uuid
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.permissions import ACTIVE
 
 SECONDS = 14 * 86400
 """How long a session lasts that is not used."""
-
-_ACTIVE = "a.suspended_at IS NULL AND a.deleted_at IS NULL"
 
 
 class Session(NamedTuple):
@@ -45,7 +44,7 @@ def find(runner: Runner, cookie: str) -> Session | None:
         "SELECT s.id, s.account_id, s.method, s.created_at, s.used_at,"
         " s.used_at < now() - interval '10 minutes'"
         " FROM sessions s JOIN accounts a ON a.id = s.account_id"
-        f" WHERE s.hash = :hash AND s.expires_at > now() AND {_ACTIVE}",
+        f" WHERE s.hash = :hash AND s.expires_at > now() AND {ACTIVE}",
         hash=_hash(cookie),
     )
     if not rows:
