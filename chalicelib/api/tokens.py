@@ -67,21 +67,16 @@ def create_token(call: Call) -> CreatedToken:
         raise invalid(str(error), "scopes") from None
     if not wanted:
         raise invalid("A token without a scope is good for nothing.", "scopes")
-
-    def work(transaction: Transaction) -> access_tokens.Created:
-        created = access_tokens.create(
-            transaction,
-            call.access.keys,
-            account,
-            call.body.name,
-            wanted,
-            seconds=call.body.expires_in,
-            created_by=call.account,
-        )
-        audit.add(transaction, "token.create", call.subject.id, account=account, id=created.id)
-        return created
-
-    created = call.context.database.transaction(work)
+    created = access_tokens.make(
+        call.context.database,
+        call.access.keys,
+        account,
+        call.body.name,
+        wanted,
+        by=call.subject.id,
+        seconds=call.body.expires_in,
+        created_by=call.account,
+    )
     return CreatedToken(created.id, created.token)
 
 
@@ -100,13 +95,10 @@ def list_tokens(call: Call) -> Page[Token]:
 def revoke_token(call: Call) -> None:
     """Revoke an access token, at once."""
     token, account = _id(call.params["token"]), _account(call)
-
-    def work(transaction: Transaction) -> None:
-        if token is None or rows.revoke(transaction, token, account) is None:
-            raise Problem(404, "There is no such token that still holds.")
-        audit.add(transaction, "token.revoke", call.subject.id, account=account, id=token)
-
-    call.context.database.transaction(work)
+    if token is None or not access_tokens.revoke(
+        call.context.database, token, by=call.subject.id, account_id=account
+    ):
+        raise Problem(404, "There is no such token that still holds.")
 
 
 def list_logins(call: Call) -> Page[Login]:

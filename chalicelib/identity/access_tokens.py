@@ -13,8 +13,8 @@ from typing import NamedTuple, cast
 
 from chalicelib.identity.keys import Keys
 from chalicelib.identity.scopes import Scope
-from chalicelib.metadata import access_tokens
-from chalicelib.metadata.database import Runner
+from chalicelib.metadata import access_tokens, audit
+from chalicelib.metadata.database import Database, Runner, Transaction
 
 PREFIX = "orp_"
 _PURPOSE = "access tokens"
@@ -57,6 +57,42 @@ def create(
         created_by,
     )
     return Created(token_id, token)
+
+
+def make(
+    database: Database,
+    keys: Keys,
+    account_id: int,
+    name: str,
+    scopes: Sequence[Scope],
+    *,
+    by: str,
+    seconds: int | None = None,
+    created_by: int | None = None,
+) -> Created:
+    """Create a token as somebody asks for it, which the audit log tells."""
+
+    def work(transaction: Transaction) -> Created:
+        created = create(
+            transaction, keys, account_id, name, scopes, seconds=seconds, created_by=created_by
+        )
+        audit.add(transaction, "token.create", by, account=account_id, id=created.id)
+        return created
+
+    return database.transaction(work)
+
+
+def revoke(database: Database, token_id: str, *, by: str, account_id: int | None = None) -> bool:
+    """Void a token, of one account if that is given; False where there is none that holds."""
+
+    def work(transaction: Transaction) -> bool:
+        account = access_tokens.revoke(transaction, token_id, account_id)
+        if account is None:
+            return False
+        audit.add(transaction, "token.revoke", by, account=account, id=token_id)
+        return True
+
+    return database.transaction(work)
 
 
 def looks_like(password: str) -> bool:

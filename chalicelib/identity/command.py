@@ -291,8 +291,6 @@ def create_token(options: argparse.Namespace) -> int:
     """Make an access token."""
     from chalicelib.identity import access_tokens, scopes
     from chalicelib.identity.keys import Keys
-    from chalicelib.metadata import audit
-    from chalicelib.metadata.database import Transaction
     from chalicelib.settings import parse_seconds, secret_key
 
     try:
@@ -305,21 +303,9 @@ def create_token(options: argparse.Namespace) -> int:
     with _opened() as (database, settings):
         keys = Keys(secret_key(settings), settings.old_secret_key)
         account = _account(database, options.user, "user", "robot")
-
-        def work(transaction: Transaction) -> access_tokens.Created:
-            created = access_tokens.create(
-                transaction, keys, account, options.name, wanted, seconds=seconds
-            )
-            audit.add(
-                transaction,
-                "token.create",
-                OPERATOR,
-                account=account,
-                id=created.id,
-            )
-            return created
-
-        created = database.transaction(work)
+        created = access_tokens.make(
+            database, keys, account, options.name, wanted, by=OPERATOR, seconds=seconds
+        )
     _print(options, created._asdict(), created.token)
     return 0
 
@@ -343,22 +329,15 @@ def revoke_token(options: argparse.Namespace) -> int:
     """Revoke an access token."""
     import uuid
 
-    from chalicelib.metadata import access_tokens, audit
-    from chalicelib.metadata.database import Transaction
+    from chalicelib.identity import access_tokens
 
     try:
         token_id = str(uuid.UUID(options.id))
     except ValueError:
         raise CommandError(f"{options.id!r} is not the id of a token") from None
-
-    def work(transaction: Transaction) -> None:
-        account = access_tokens.revoke(transaction, token_id)
-        if account is None:
-            raise CommandError(f"there is no token {token_id} that still holds")
-        audit.add(transaction, "token.revoke", OPERATOR, account=account, id=token_id)
-
     with _opened() as (database, _settings):
-        database.transaction(work)
+        if not access_tokens.revoke(database, token_id, by=OPERATOR):
+            raise CommandError(f"there is no token {token_id} that still holds")
     _print(options, {"id": token_id, "revoked": True}, f"{token_id} is revoked")
     return 0
 
