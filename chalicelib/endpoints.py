@@ -98,17 +98,8 @@ def ready(context: Context, _request: Request) -> Response:
 _R = "/v2/{repository}"
 _UPLOAD = f"{_R}/blobs/uploads/{{upload}}"
 
+# Looked through in this order: what is asked for most comes first.
 ENDPOINTS = (
-    Endpoint(("GET", "HEAD"), "/health", health, Permission.ANONYMOUS),
-    Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS, waits=True),
-    Endpoint(("GET",), "/token", token_server.get_token, Permission.ANONYMOUS, waits=True),
-    Endpoint(("POST",), "/token", token_server.post_token, Permission.ANONYMOUS, Body.BUFFERED,
-             waits=True),
-    Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
-    Endpoint((), "/api/v1/{rest}", api, Permission.ANONYMOUS, Body.BUFFERED, waits=True),
-    Endpoint(("GET", "HEAD"), "/account", account, Permission.ANONYMOUS),
-    Endpoint(("GET", "HEAD"), "/account.js", account, Permission.ANONYMOUS),
-    Endpoint(("GET", "HEAD"), "/account.css", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/v2/", catalog.check_version, Permission.LOGIN),
     Endpoint(("GET", "HEAD"), "/v2/_catalog", catalog.list_repositories, Permission.CATALOG),
     Endpoint(("GET", "HEAD"), "/v2/_oci/ext/discover", catalog.discover, Permission.LOGIN),
@@ -130,6 +121,16 @@ ENDPOINTS = (
     Endpoint(("DELETE",), _UPLOAD, uploads.cancel, Permission.PUSH, by_capability=True),
     Endpoint(("GET", "HEAD"), f"{_R}/blobs/{{digest}}", blobs.get, Permission.PULL, waits=True),
     Endpoint(("DELETE",), f"{_R}/blobs/{{digest}}", blobs.delete, Permission.DELETE),
+    Endpoint(("GET", "HEAD"), "/health", health, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS, waits=True),
+    Endpoint(("GET",), "/token", token_server.get_token, Permission.ANONYMOUS, waits=True),
+    Endpoint(("POST",), "/token", token_server.post_token, Permission.ANONYMOUS, Body.BUFFERED,
+             waits=True),
+    Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
+    Endpoint((), "/api/v1/{rest}", api, Permission.ANONYMOUS, Body.BUFFERED, waits=True),
+    Endpoint(("GET", "HEAD"), "/account", account, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/account.js", account, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/account.css", account, Permission.ANONYMOUS),
 )  # fmt: skip
 
 
