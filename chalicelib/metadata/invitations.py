@@ -1,10 +1,10 @@
 """Invitations to organisations, by email; their rows. Secrets are kept hashed (SHA-256)."""
 
-import hashlib
 import secrets
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.hashing import hashed
 from chalicelib.metadata.organisations import Role
 
 SECONDS = 7 * 86400
@@ -61,7 +61,7 @@ def add(
         organisation=organisation_id,
         email=email,
         role=role,
-        hash=_hash(secret),
+        hash=hashed(secret),
         by=invited_by,
         seconds=SECONDS,
     )
@@ -116,7 +116,7 @@ def take(
         f" AND {_OPEN} RETURNING i.id, o.id, o.name, i.role",
         user=user_id,
         id=invitation_id,
-        hash=None if secret is None else _hash(secret),
+        hash=None if secret is None else hashed(secret),
     )
     return Taken(*rows[0]) if rows else None
 
@@ -131,7 +131,3 @@ def revoke(runner: Runner, organisation_id: int, invitation_id: int) -> bool:
             id=invitation_id,
         )
     )
-
-
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()

@@ -3,12 +3,12 @@
 Stored hashed (SHA-256): each is 32 random bytes, so that nothing slower is needed.
 """
 
-import hashlib
 import json
 import secrets
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.hashing import hashed
 
 
 class Held(NamedTuple):
@@ -27,7 +27,7 @@ def put(
         "INSERT INTO one_time_secrets (hash, purpose, account_id, data, expires_at)"
         " VALUES (:hash, :purpose, :account, CAST(:data AS jsonb),"
         " now() + CAST(:seconds AS integer) * interval '1 second')",
-        hash=_hash(secret),
+        hash=hashed(secret),
         purpose=purpose,
         account=account_id,
         data=json.dumps(data),
@@ -41,7 +41,7 @@ def take(runner: Runner, purpose: str, secret: str) -> Held | None:
     rows = runner.run(
         "DELETE FROM one_time_secrets WHERE hash = :hash AND purpose = :purpose"
         " RETURNING account_id, data, expires_at > now()",
-        hash=_hash(secret),
+        hash=hashed(secret),
         purpose=purpose,
     )
     if not rows or not rows[0][2]:
@@ -56,7 +56,7 @@ def holds(runner: Runner, purpose: str, secret: str) -> bool:
         runner.run(
             "SELECT FROM one_time_secrets"
             " WHERE hash = :hash AND purpose = :purpose AND expires_at > now()",
-            hash=_hash(secret),
+            hash=hashed(secret),
             purpose=purpose,
         )
     )
@@ -71,7 +71,3 @@ def drop(runner: Runner, purpose: str, account_id: int) -> None:
         purpose=purpose,
         account=account_id,
     )
-
-
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()

@@ -1,11 +1,11 @@
 """Refresh tokens: families, each with one token that still works."""
 
-import hashlib
 import secrets
 import uuid
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner, Transaction
+from chalicelib.metadata.hashing import hashed
 
 PREFIX = "orr_"
 SECONDS = 90 * 86400
@@ -44,7 +44,7 @@ def follow(runner: Runner, family: str) -> str:
         "INSERT INTO refresh_tokens (hash, family_id, expires_at)"
         " VALUES (:hash, CAST(:family AS uuid),"
         " now() + CAST(:seconds AS integer) * interval '1 second')",
-        hash=_hash(token),
+        hash=hashed(token),
         family=family,
         seconds=SECONDS,
     )
@@ -59,7 +59,7 @@ def use(transaction: Transaction, token: str) -> tuple[Family | None, Family | N
         " t.used_at IS NULL, t.expires_at > now() AND f.revoked_at IS NULL"
         " FROM refresh_tokens t JOIN refresh_families f ON f.id = t.family_id"
         " WHERE t.hash = :hash FOR UPDATE OF t, f",
-        hash=_hash(token),
+        hash=hashed(token),
     )
     if not rows:
         return None, None
@@ -73,7 +73,7 @@ def use(transaction: Transaction, token: str) -> tuple[Family | None, Family | N
         revoke(transaction, family.id)
         return None, family
     transaction.run(
-        "UPDATE refresh_tokens SET used_at = now() WHERE hash = :hash", hash=_hash(token)
+        "UPDATE refresh_tokens SET used_at = now() WHERE hash = :hash", hash=hashed(token)
     )
     return family, None
 
@@ -110,7 +110,3 @@ def listed(runner: Runner, account_id: int, last: str, count: int) -> list[Famil
     return [
         Family(str(row[0]), row[1], str(row[2]) if row[2] else None, row[3], row[4]) for row in rows
     ]
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()

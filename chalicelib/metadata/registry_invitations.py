@@ -1,10 +1,10 @@
 """Invitations to the registry, by email, where sign-up is by invitation; their rows."""
 
-import hashlib
 import secrets
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.hashing import hashed
 
 SECONDS = 7 * 86400
 """How long an invitation holds."""
@@ -36,7 +36,7 @@ def add(runner: Runner, email: str, invited_by: int | None) -> tuple[Invitation,
         " VALUES (:email, :hash, :by, now() + CAST(:seconds AS integer) * interval '1 second')"
         f" RETURNING {_COLUMNS}",
         email=email,
-        hash=_hash(secret),
+        hash=hashed(secret),
         by=invited_by,
         seconds=SECONDS,
     )
@@ -58,7 +58,7 @@ def holds(runner: Runner, secret: str) -> bool:
     """Whether there is such an invitation."""
     return bool(
         runner.run(
-            f"SELECT FROM invitations WHERE secret_hash = :hash AND {_OPEN}", hash=_hash(secret)
+            f"SELECT FROM invitations WHERE secret_hash = :hash AND {_OPEN}", hash=hashed(secret)
         )
     )
 
@@ -67,7 +67,7 @@ def take(runner: Runner, secret: str) -> Invitation | None:
     """Use an invitation up; None where there is none that holds."""
     rows = runner.run(
         f"DELETE FROM invitations WHERE secret_hash = :hash AND {_OPEN} RETURNING {_COLUMNS}",
-        hash=_hash(secret),
+        hash=hashed(secret),
     )
     return Invitation(*rows[0]) if rows else None
 
@@ -79,7 +79,3 @@ def revoke(runner: Runner, invitation_id: int) -> bool:
             f"DELETE FROM invitations WHERE id = :id AND {_OPEN} RETURNING 1", id=invitation_id
         )
     )
-
-
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()

@@ -1,11 +1,11 @@
 """Browsers that are signed in. A cookie is 32 random bytes, kept hashed."""
 
-import hashlib
 import secrets
 import uuid
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.hashing import hashed
 from chalicelib.metadata.permissions import ACTIVE
 
 SECONDS = 14 * 86400
@@ -29,7 +29,7 @@ def begin(runner: Runner, account_id: int, method: str) -> str:
         "INSERT INTO sessions (hash, id, account_id, method, expires_at)"
         " VALUES (:hash, CAST(:id AS uuid), :account, :method,"
         " now() + CAST(:seconds AS integer) * interval '1 second')",
-        hash=_hash(cookie),
+        hash=hashed(cookie),
         id=str(uuid.uuid4()),
         account=account_id,
         method=method,
@@ -45,7 +45,7 @@ def find(runner: Runner, cookie: str) -> Session | None:
         " s.used_at < now() - interval '10 minutes'"
         " FROM sessions s JOIN accounts a ON a.id = s.account_id"
         f" WHERE s.hash = :hash AND s.expires_at > now() AND {ACTIVE}",
-        hash=_hash(cookie),
+        hash=hashed(cookie),
     )
     if not rows:
         return None
@@ -54,7 +54,7 @@ def find(runner: Runner, cookie: str) -> Session | None:
             "UPDATE sessions SET used_at = now(),"
             " expires_at = now() + CAST(:seconds AS integer) * interval '1 second'"
             " WHERE hash = :hash",
-            hash=_hash(cookie),
+            hash=hashed(cookie),
             seconds=SECONDS,
         )
     return Session(str(rows[0][0]), *rows[0][1:5])
@@ -91,7 +91,3 @@ def end_others(runner: Runner, account_id: int, method: str, session_id: str | N
         method=method,
         id=session_id,
     )
-
-
-def _hash(cookie: str) -> bytes:
-    return hashlib.sha256(cookie.encode(errors="surrogateescape")).digest()
