@@ -16,7 +16,7 @@ from chalicelib.api.operations import (
 )
 from chalicelib.api.problems import Problem
 from chalicelib.api.texts import AccountName, Email
-from chalicelib.identity import emails, letters, users
+from chalicelib.identity import emails, users
 from chalicelib.mail import MailError
 from chalicelib.metadata import accounts, registry_invitations
 
@@ -101,12 +101,15 @@ def invite_to_registry(call: Call) -> RegistryInvitation:
     context = call.context
     if context.settings.sign_up == "closed":
         raise Problem(409, "Sign-up is closed: make the account yourself.")
-    invitation, secret = emails.invite(
-        context.database, call.body.email, invited_by=call.account, by=call.subject.id
-    )
-    link = letters.link(context.settings, "invitation", secret)
     try:
-        context.mailer.send(letters.invitation(invitation.email, link))
+        invitation = emails.send_invitation(
+            context.database,
+            context.settings,
+            context.mailer,
+            call.body.email,
+            invited_by=call.account,
+            by=call.subject.id,
+        )
     except MailError as error:
         raise Problem(503, f"The mail could not be sent. {error}") from error
     return RegistryInvitation(*invitation)

@@ -202,18 +202,17 @@ def suspend_user(options: argparse.Namespace) -> int:
 
 def invite_user(options: argparse.Namespace) -> int:
     """Invite somebody to the registry."""
-    from chalicelib.identity import emails, letters
+    from chalicelib.identity import emails
     from chalicelib.mail import MailError, open_mailer
 
     with _opened() as (database, settings):
         if settings.sign_up == "closed":
             raise CommandError("OPENREGISTRY_SIGN_UP is closed: openregistry user add")
         try:
-            invitation, secret = emails.invite(
-                database, options.email, invited_by=None, by=OPERATOR
+            mailer = open_mailer(settings)
+            invitation = emails.send_invitation(
+                database, settings, mailer, options.email, invited_by=None, by=OPERATOR
             )
-            link = letters.link(settings, "invitation", secret)
-            open_mailer(settings).send(letters.invitation(invitation.email, link))
         except MailError as error:
             raise CommandError(f"the mail could not be sent: {error}") from error
     _print(options, {"id": invitation.id, "email": invitation.email}, f"{options.email} is invited")

@@ -11,12 +11,12 @@ from chalicelib.context import Context
 from chalicelib.http import Unavailable
 from chalicelib.identity import letters, users
 from chalicelib.identity.users import RESET, VERIFICATION, Refused, checked_email
-from chalicelib.mail import MailError, Message
+from chalicelib.mail import Mailer, MailError, Message
 from chalicelib.metadata import accounts, audit, one_time, registry_invitations
 from chalicelib.metadata.accounts import Account
 from chalicelib.metadata.database import Database, Transaction, UniqueViolation
 from chalicelib.metadata.registry_invitations import Invitation
-from chalicelib.settings import DAY, HOUR
+from chalicelib.settings import DAY, HOUR, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -139,6 +139,22 @@ def invite(
         return invitation, secret
 
     return database.transaction(work)
+
+
+def send_invitation(
+    database: Database,
+    settings: Settings,
+    mailer: Mailer,
+    email: str,
+    *,
+    invited_by: int | None,
+    by: str,
+) -> Invitation:
+    """Invite somebody as ``invite`` does, and mail them the link. Raises ``Refused``, and
+    ``MailError`` where it could not be sent."""
+    invitation, secret = invite(database, email, invited_by=invited_by, by=by)
+    mailer.send(letters.invitation(invitation.email, letters.link(settings, "invitation", secret)))
+    return invitation
 
 
 def revoke_invitation(context: Context, invitation_id: int, *, by: str) -> bool:
