@@ -86,16 +86,10 @@ def status() -> Response:
     return aws_lambda.answer(_event())
 
 
-@app.schedule(Rate(5, Rate.MINUTES))
-def expire(event: CloudWatchEvent) -> None:
-    """Remove what uploads left behind that nobody goes on with, and secrets and sessions whose time
-    is over."""
-    from chalicelib.metadata import expiry
-    from chalicelib.registry import uploads
-
-    context = aws_lambda.context()
-    uploads.expire(context)
-    expiry.expire(context.database)
+@app.schedule(Rate(1, Rate.MINUTES))
+def work(event: CloudWatchEvent) -> None:
+    """Do the jobs that are due."""
+    aws_lambda.work(cast("Any", event).context.get_remaining_time_in_millis() / 1000)
 
 
 def _event() -> dict[str, Any]:

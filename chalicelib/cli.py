@@ -21,6 +21,7 @@ ROOMS = (
     "chalicelib.hosts.harness.command",
     "chalicelib.metadata.command",
     "chalicelib.identity.command",
+    "chalicelib.jobs.command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""
 

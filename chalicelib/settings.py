@@ -403,6 +403,10 @@ class Settings:
     workers: int = field(
         default=0, metadata=_told(_number(0, 256), "processes of `serve`; 0: by the cores")
     )
+    work: bool = field(
+        default=True,
+        metadata=_told(_flag, "whether `serve` does jobs too; false where others run `work`"),
+    )
     database_pool: int = field(
         default=8, metadata=_told(_number(1, 1000), "Postgres connections of each process")
     )

@@ -78,23 +78,53 @@ def open_database(settings: "Settings") -> "Database":
 def opened_database(settings: "Settings") -> "Iterator[Database]":
     """The registry's database for a command, with all migrations: the one that DATABASE_URL names,
     or the embedded one, which is started where no registry runs it. Raises ``CommandError``."""
+    with ExitStack() as stack:
+        database = open_database(_with_database(settings, stack))
+        stack.callback(database.close)
+        _check_migrations(database)
+        yield database
+
+
+@contextmanager
+def opened_context(settings: "Settings") -> "Iterator[Context]":
+    """What functions are given, for a command; see ``opened_database``. Raises ``CommandError`` and
+    ``SettingsError``."""
+    from chalicelib.settings import secret_key
+
+    # Before there is a URL of our own Postgres, which would look like a setting.
+    settings = replace(settings, access=check_access(settings))
+    check_folders(settings)
+    settings = replace(settings, secret_key=secret_key(settings))
+    with ExitStack() as stack:
+        context = build_context(_with_database(settings, stack))
+        stack.callback(context.database.close)
+        _check_migrations(context.database)
+        yield context
+
+
+def _with_database(settings: "Settings", stack: ExitStack) -> "Settings":
+    """The settings with a DATABASE_URL. Without one the embedded Postgres runs until ``stack`` is
+    left."""
     from chalicelib.cli import CommandError
     from chalicelib.metadata.embedded import Embedded, EmbeddedError
-    from chalicelib.metadata.migrate import MigrationError, current, migrate
+    from chalicelib.metadata.migrate import MigrationError, migrate
 
-    with ExitStack() as stack:
-        if not settings.database_url:
-            try:
-                url = stack.enter_context(Embedded(settings.data_dir / "postgres")).url
-                migrate(url)
-            except (EmbeddedError, MigrationError) as error:
-                raise CommandError(str(error)) from error
-            settings = replace(settings, database_url=url)
-        database = open_database(settings)
-        stack.callback(database.close)
-        if not current(database):
-            raise CommandError("the database lacks migrations: run openregistry migrate")
-        yield database
+    if settings.database_url:
+        return settings
+    try:
+        url = stack.enter_context(Embedded(settings.data_dir / "postgres")).url
+        migrate(url)
+    except (EmbeddedError, MigrationError) as error:
+        raise CommandError(str(error)) from error
+    return replace(settings, database_url=url)
+
+
+def _check_migrations(database: "Database") -> None:
+    from chalicelib.cli import CommandError
+    from chalicelib.metadata.migrate import current
+
+    if not current(database):
+        raise CommandError("the database lacks migrations: run openregistry migrate")
 
 
 def check_folders(settings: "Settings") -> None:

@@ -9,6 +9,7 @@ out) and may lose the ``Content-Length`` of an answer to HEAD (``Context.head_by
 
 import json
 import logging
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,9 @@ quotas") less room for the headers, to which API Gateway grants 10 KB."""
 MAIL_SECONDS = 3.0
 """How long an answer takes that may have sent mail, whether or not it has: nothing runs here once
 an answer is out."""
+
+STOP_SECONDS = 60.0
+"""How long before its time is over a function begins no more jobs."""
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +129,14 @@ def _context() -> "Context":
     # Lambda's own handler, on the root logger, writes what passes this.
     logging.getLogger("chalicelib").setLevel(settings.log_level.upper())
     return made
+
+
+def work(seconds: float) -> int:
+    """Do the jobs that are due, for at most about so many seconds; gives how many were done."""
+    from chalicelib.jobs.kinds import KINDS
+    from chalicelib.jobs.worker import Worker
+
+    return Worker(context(), KINDS).drain(time.monotonic() + seconds - STOP_SECONDS)
 
 
 def request_from(event: Mapping[str, Any]) -> Request:

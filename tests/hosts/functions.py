@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from chalicelib.endpoints import Body
 from chalicelib.hosts.harness import log, supervisor
@@ -158,7 +159,7 @@ class Program:
         self._note(request, "received")
         return Hashing(request, partial(self._note, request))
 
-    def work(self) -> None:
+    def work(self, stop: Event) -> None:
         self._note(Request("-", "-"), "worked")
 
     def _note(self, request: Request, event: str) -> None:

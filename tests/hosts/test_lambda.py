@@ -433,7 +433,7 @@ def test_expired_uploads_are_cleared_on_schedule(
     database = lambda_registry.settings["OPENREGISTRY_DATABASE_URL"].rpartition("/")[2]
     postgres.query(f"UPDATE uploads SET expires_at = now() WHERE id = '{upload}'", database)
     api = RuntimeApi()
-    function = Function(tmp_path, "app.expire", api, lambda_registry.settings)
+    function = Function(tmp_path, "app.work", api, lambda_registry.settings)
     with stopping(function):
         function.start()
         api.invoke(SCHEDULED)
@@ -449,7 +449,7 @@ SCHEDULED: dict[str, Any] = {
     "account": "123456789012",
     "time": "2026-11-24T18:40:00Z",
     "region": "eu-west-1",
-    "resources": ["arn:aws:events:eu-west-1:123456789012:rule/openregistry-prod-expire"],
+    "resources": ["arn:aws:events:eu-west-1:123456789012:rule/openregistry-prod-work"],
     "detail": {},
 }
 

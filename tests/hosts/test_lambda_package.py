@@ -34,8 +34,8 @@ def test_every_function_is_in_the_stack(template: Any) -> None:
         for resource in template["Resources"].values()
         if resource["Type"] == "AWS::Serverless::Function"
     }
-    assert set(functions) == {"app.app", "app.challenge", "app.expire"}
-    [schedule] = functions["app.expire"]["Events"].values()
+    assert set(functions) == {"app.app", "app.challenge", "app.work"}
+    [schedule] = functions["app.work"]["Events"].values()
     assert schedule["Properties"] == {"Schedule": "rate(5 minutes)"}
 
 

@@ -105,7 +105,7 @@ def _fit(settings: Settings, count: int) -> None:
         most = int(database.run("SHOW max_connections")[0][0])
     finally:
         database.close()
-    wanted = count * settings.database_pool
+    wanted = (count + settings.work) * settings.database_pool
     if wanted > most - SPARE_CONNECTIONS:
         raise SettingsError(
             "OPENREGISTRY_DATABASE_POOL",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
 from chalicelib import endpoints
@@ -56,8 +57,8 @@ class Functions(Protocol):
     def receive(self, request: Request) -> Receiver | Response:
         """Who takes a body that is streamed, or a refusal of it."""
 
-    def work(self) -> None:
-        """Do what is to be done once in a while, whatever is asked."""
+    def work(self, stop: Event) -> None:
+        """Do jobs until told to stop."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,8 @@ class Registry:
     def receive(self, request: Request) -> Receiver | Response:
         return endpoints.receive(self.context, request)
 
-    def work(self) -> None:
-        from chalicelib.metadata import expiry
-        from chalicelib.registry import uploads
+    def work(self, stop: Event) -> None:
+        from chalicelib.jobs.kinds import KINDS
+        from chalicelib.jobs.worker import Worker
 
-        uploads.expire(self.context)
-        expiry.expire(self.context.database)
+        Worker(self.context, KINDS).run(stop)

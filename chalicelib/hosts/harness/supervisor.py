@@ -1,4 +1,5 @@
-"""The process that binds the address, forks the workers, and watches over them."""
+"""The process that binds the address, forks the workers and the process that does jobs, and watches
+over them."""
 
 import gc
 import logging
@@ -13,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+from chalicelib.hosts.harness import jobs
 from chalicelib.hosts.harness.functions import Functions
 from chalicelib.hosts.harness.worker import Worker
 from chalicelib.settings import Address, Settings
@@ -54,7 +56,8 @@ def listen(address: Address) -> socket.socket:
 
 
 class Supervisor:
-    """Keeps ``count`` workers running until SIGTERM, SIGINT, or SIGHUP, as when its terminal is
+    """Keeps ``count`` workers running, and unless the settings say otherwise a process that does
+    jobs, until SIGTERM, SIGINT, or SIGHUP, as when its terminal is
     closed; a second one ends them at once."""
 
     def __init__(
@@ -81,7 +84,8 @@ class Supervisor:
         for number in _SIGNALS:
             if number != signal.SIGHUP or not stays:
                 signal.signal(number, self._on_signal)
-        for index in range(self._count):
+        # The last one does jobs.
+        for index in range(self._count + self._settings.work):
             self._fork(index)
         while self._workers:
             for key, _ in self._selector.select(1):
@@ -91,7 +95,8 @@ class Supervisor:
 
     def _fork(self, index: int) -> None:
         ours, theirs = socket.socketpair()
-        self._loads[index] = 0
+        if index < self._count:
+            self._loads[index] = 0
         # A signal that comes meanwhile waits until the worker has handlers of its own.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
@@ -110,6 +115,8 @@ class Supervisor:
             self._selector.close()
             for ours in self._workers:
                 ours.close()
+            if index == self._count:
+                jobs.run(self._functions, parent)
             worker = Worker(self._functions, self._settings, self._listener, self._loads, index)
             worker.run(parent)
         except BaseException:

@@ -10,7 +10,6 @@ import secrets
 import signal
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -38,8 +37,6 @@ that hangs leaves manifests readable. Measured: with eight for small reads the i
 goes round less fairly, and one in a hundred waits three times as long."""
 YIELD_SECONDS = 0.002
 """How long a worker leaves a new connection to one that has fewer."""
-WORK_SECONDS = 300
-"""How often the first worker does what is to be done once in a while."""
 LOG_SECONDS = 0.2
 LOG_WAITING = 100_000
 """Lines that may wait while the log's reader is slow; more are dropped, and counted."""
@@ -98,8 +95,6 @@ class Worker:
         self.loop.call_soon(self._tick)
         # Blocked by the supervisor until there is a handler.
         self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
-        if self._index == 0:
-            threading.Thread(target=self._work, name="work", daemon=True).start()
         self.loop.run_until_complete(self._ended)
         log.write(self._served)
         # Threads may hang in storage that hangs; nothing waits for them.
@@ -234,14 +229,6 @@ class Worker:
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
-
-    def _work(self) -> None:
-        while True:
-            try:
-                self.functions.work()
-            except Exception:
-                _log.exception("the regular work failed; it is tried again later")
-            time.sleep(WORK_SECONDS)
 
 
 def tls(settings: Settings) -> ssl.SSLContext | None:

@@ -1,0 +1,46 @@
+"""The process of the harness that does jobs: apart, so that no request waits for its threads."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import NoReturn
+
+from chalicelib.hosts.harness.functions import Functions
+
+_log = logging.getLogger(__name__)
+
+STOP_SECONDS = 10
+"""How long jobs may go on after SIGTERM. One that takes longer is done again later."""
+
+
+def run(functions: Functions, parent: socket.socket) -> NoReturn:
+    """Do jobs until SIGTERM, which is blocked, or until ``parent`` comes to its end, as it does
+    when the supervisor is gone; then end the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = threading.Event()
+    status = 0
+
+    def work() -> None:
+        nonlocal status
+        try:
+            functions.work(stop)
+        except BaseException:
+            _log.exception("the worker of jobs failed")
+            status = 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def watch() -> None:
+        parent.recv(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    working = threading.Thread(target=work, name="work", daemon=True)
+    working.start()
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+    # Waited for, not handled: a handler could come upon a lock that its thread holds.
+    signal.sigwait([signal.SIGTERM])
+    stop.set()
+    working.join(STOP_SECONDS)
+    os._exit(status)

@@ -1,0 +1,29 @@
+"""A database of one's own, and workers with kinds of one's own."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+
+from chalicelib.context import Context
+from chalicelib.hosts import build_context
+from chalicelib.metadata.database import Database
+from chalicelib.settings import Settings
+from tests.servers import Postgres
+
+
+@pytest.fixture
+def jobs_context(core_settings: Settings, postgres: Postgres) -> Iterator[Context]:
+    """The functions over a database with nothing in it."""
+    with ExitStack() as stack:
+        url = stack.enter_context(postgres.migrated_database())
+        context = build_context(replace(core_settings, database_url=url))
+        stack.callback(context.database.close)
+        yield context
+
+
+@pytest.fixture
+def database(jobs_context: Context) -> Database:
+    """Its database."""
+    return jobs_context.database
