@@ -206,4 +206,4 @@ def depths(runner: Runner) -> list[Depth]:
         " FILTER (WHERE dead_at IS NULL AND due_at <= now())), 0)"
         " FROM jobs GROUP BY kind ORDER BY kind"
     )
-    return [Depth(*counts, float(age)) for *counts, age in rows]
+    return [Depth(*row)._replace(age=float(row[5])) for row in rows]
