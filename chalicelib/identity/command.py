@@ -344,7 +344,7 @@ def revoke_token(options: argparse.Namespace) -> int:
 def add_trust_rule(options: argparse.Namespace) -> int:
     """Make a trust rule."""
     from chalicelib.identity import trust
-    from chalicelib.identity.outbound import Outbound
+    from chalicelib.outbound import Outbound
 
     claims = dict(each.partition("=")[::2] for each in options.claim)
     with _opened() as (database, settings):

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from chalicelib.identity.github import GitHub
     from chalicelib.identity.issuers import Issuers
     from chalicelib.identity.openid import OpenID
-    from chalicelib.identity.outbound import Outbound
     from chalicelib.identity.spiffe import TrustBundles
+    from chalicelib.outbound import Outbound
     from chalicelib.settings import Settings
 
 
@@ -21,7 +21,7 @@ class Federation:
     @cached_property
     def outbound(self) -> "Outbound":
         """What all of them ask by."""
-        from chalicelib.identity.outbound import Outbound
+        from chalicelib.outbound import Outbound
 
         return Outbound(self._settings.private_issuers)
 

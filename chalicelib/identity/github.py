@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from chalicelib.http import Unavailable
 from chalicelib.identity.external import Person, SignInRefused
-from chalicelib.identity.outbound import Outbound, OutboundError, Reply
+from chalicelib.outbound import Outbound, OutboundError, Reply
 from chalicelib.settings import Settings
 
 SCOPE = "read:user user:email"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import jwt
 
-from chalicelib.identity.outbound import OutboundError
+from chalicelib.outbound import OutboundError
 
 TOKEN_LIMIT = 16 << 10
 """Characters of a token."""

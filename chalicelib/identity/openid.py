@@ -14,7 +14,7 @@ from chalicelib.http import Unavailable
 from chalicelib.identity.external import Person, SignInRefused
 from chalicelib.identity.issuers import Issuers
 from chalicelib.identity.key_sets import TokenRefused
-from chalicelib.identity.outbound import Outbound, OutboundError
+from chalicelib.outbound import Outbound, OutboundError
 from chalicelib.settings import Settings
 
 SCOPE = "openid email profile"

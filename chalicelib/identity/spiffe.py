@@ -22,7 +22,7 @@ from chalicelib.identity.key_sets import (
     unverified_claims,
     verified_claims,
 )
-from chalicelib.identity.outbound import Outbound
+from chalicelib.outbound import Outbound
 
 ALGORITHMS = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from chalicelib.identity import scopes
-from chalicelib.identity.outbound import Outbound, OutboundError
 from chalicelib.identity.spiffe import trust_domain
 from chalicelib.identity.users import Refused
 from chalicelib.metadata import audit, trust
 from chalicelib.metadata.database import Database, Transaction
 from chalicelib.metadata.trust import Rule
+from chalicelib.outbound import Outbound, OutboundError
 
 LARGEST = 512
 """Characters of an issuer, an audience or a claim's glob."""

@@ -18,10 +18,10 @@ import pytest
 from chalicelib.http import Unavailable
 from chalicelib.identity import exchange, key_sets, organisations, trust
 from chalicelib.identity.access import Accounts
-from chalicelib.identity.outbound import Outbound
 from chalicelib.identity.users import Refused
 from chalicelib.metadata import audit
 from chalicelib.metadata.trust import Rule
+from chalicelib.outbound import Outbound
 from tests.api.conftest import PASSWORD, World, basic, opened
 from tests.client import Answer, push_image
 from tests.identity.doubles.network import Authority, Resolver
@@ -528,7 +528,7 @@ def test_discovery_cannot_send_the_registry_inwards(
     authority, name = Authority(tmp_path), "issuer.example.net"
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     Resolver(monkeypatch, {name: [["127.0.0.1"]]})
-    monkeypatch.setattr("chalicelib.identity.outbound.is_public", lambda _: True)
+    monkeypatch.setattr("chalicelib.outbound.is_public", lambda _: True)
     with Provider(host=name, tls=authority.context(name)) as issuer, ExitStack() as inside:
         victim = inside.enter_context(Provider())
         for place in (victim.origin + KEYS, ci.provider.origin + KEYS, "file:///etc/passwd"):

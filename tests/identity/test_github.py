@@ -11,7 +11,7 @@ from chalicelib.http import Unavailable
 from chalicelib.identity import github as module
 from chalicelib.identity.external import Person, SignInRefused
 from chalicelib.identity.github import GitHub, looks_like
-from chalicelib.identity.outbound import Outbound
+from chalicelib.outbound import Outbound
 from chalicelib.settings import Settings
 from tests.identity.doubles.browser import query, redirected
 from tests.identity.doubles.github import (

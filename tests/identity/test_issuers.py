@@ -19,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from chalicelib import outbound
 from chalicelib.identity import issuers as module
-from chalicelib.identity import key_sets, outbound
+from chalicelib.identity import key_sets
 from chalicelib.identity.issuers import ALGORITHMS, Issuers, unverified_issuer
 from chalicelib.identity.key_sets import TokenRefused, parse_keys
-from chalicelib.identity.outbound import Outbound
+from chalicelib.outbound import Outbound
 from tests.identity.doubles.network import Authority, Resolver
 from tests.identity.doubles.provider import (
     DISCOVERY,

@@ -12,7 +12,7 @@ from chalicelib.identity import openid as module
 from chalicelib.identity.external import Person, SignInRefused
 from chalicelib.identity.issuers import Issuers
 from chalicelib.identity.openid import OpenID
-from chalicelib.identity.outbound import Outbound
+from chalicelib.outbound import Outbound
 from chalicelib.settings import Settings
 from tests.identity.doubles.browser import query, redirected
 from tests.identity.doubles.openid import TOKEN, USER_INFO, Client, OpenIDProvider

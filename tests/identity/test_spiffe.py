@@ -14,8 +14,8 @@ from spiffe.errors import PySpiffeError
 from chalicelib.identity import key_sets
 from chalicelib.identity import spiffe as module
 from chalicelib.identity.key_sets import TokenRefused
-from chalicelib.identity.outbound import Outbound
 from chalicelib.identity.spiffe import ALGORITHMS, TrustBundles, unverified_spiffe_id
+from chalicelib.outbound import Outbound
 from tests.identity.doubles.provider import Provider, SigningKey, redirect
 
 DOMAIN = "example.org"

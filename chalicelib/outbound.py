@@ -1,8 +1,8 @@
-"""The one way in which identity asks other servers: issuers, GitHub, trust bundles.
+"""The one way in which other servers are asked and told: issuers, GitHub, trust bundles, webhooks.
 
-Whoever writes a trust rule chooses whom the registry asks, so each request is guarded against
-being sent inwards (CWE-918, "server-side request forgery"): HTTPS only, to public addresses only,
-and to the very address that was checked. Nothing of an answer is shown to anybody.
+Whoever writes a trust rule or makes a webhook chooses whom the registry asks, so each request is
+guarded against being sent inwards (CWE-918, "server-side request forgery"): HTTPS only, to public
+addresses only, and to the very address that was checked.
 """
 
 import ipaddress
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from urllib3.connection import HTTPConnection
+    from urllib3.response import HTTPResponse
 
 SECONDS = 5.0
 """A whole request may take so long, from the name's resolution to the body's last byte."""
@@ -102,6 +103,13 @@ class Outbound:
         encoded = {"Content-Type": "application/json"}
         return self._ask("POST", url, json.dumps(value).encode(), {**encoded, **(headers or {})})
 
+    def send(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, seconds: float, kept: int
+    ) -> Reply:
+        """Send a body as it is, for the answer's status: of the answer's own body what comes within
+        ``seconds`` is kept, ``kept`` bytes at most. Raises ``OutboundError``."""
+        return self._ask("POST", url, body, headers, seconds, kept)
+
     def is_private(self, url: str) -> bool:
         """Whether a URL is at one of the private origins. Raises ``OutboundError``."""
         return _target(url).origin in self._private
@@ -124,8 +132,16 @@ class Outbound:
                 if not is_public(str(address[0])):
                     raise OutboundError("The server's name has no public address.")
 
-    def _ask(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
-        deadline = time.monotonic() + SECONDS
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        seconds: float | None = None,
+        kept: int | None = None,
+    ) -> Reply:
+        deadline = time.monotonic() + (SECONDS if seconds is None else seconds)
         target = _target(url)
         private = target.origin in self._private
         if target.scheme != "https" and not private:
@@ -145,7 +161,7 @@ class Outbound:
             "Host": target.authority,
         }
         with closing(self._connect(target, addresses, deadline)) as connection:
-            return _exchange(connection, deadline, method, target.path, body, sent)
+            return _exchange(connection, deadline, method, target.path, body, sent, kept)
 
     def _connect(self, target: _Target, addresses: list[str], deadline: float) -> "HTTPConnection":
         """A connection to the first address that takes one. The connection is told the address,
@@ -260,9 +276,10 @@ def _exchange(
     path: str,
     body: bytes | None,
     headers: Mapping[str, str],
+    kept: int | None,
 ) -> Reply:
-    """Send the request and read the answer. A socket's own timeout begins anew with each byte, so
-    a timer hangs up at the deadline."""
+    """Send the request and read the answer: whole, or ``kept`` bytes of what comes. A socket's own
+    timeout begins anew with each byte, so a timer hangs up at the deadline."""
     from http.client import HTTPException
 
     from urllib3.exceptions import HTTPError
@@ -277,6 +294,8 @@ def _exchange(
         response = connection.getresponse()
         if 300 <= response.status < 400:
             raise OutboundError("The server answered with a redirect, and none is followed.")
+        if kept is not None:
+            return Reply(response.status, _beginning(response, kept))
         # Compressed bodies, which nobody asked for, are not unpacked: they cannot swell.
         received = bytearray()
         while len(received) <= BODY_LIMIT and (
@@ -293,6 +312,21 @@ def _exchange(
     if len(received) > BODY_LIMIT:
         raise OutboundError("The server's answer is longer than 1 MiB.")
     return Reply(response.status, bytes(received))
+
+
+def _beginning(response: "HTTPResponse", most: int) -> bytes:
+    """What comes of a body, at most so many bytes, until it ends in whatever way."""
+    from http.client import HTTPException
+
+    from urllib3.exceptions import HTTPError
+
+    received = bytearray()
+    with suppress(HTTPError, HTTPException, OSError):
+        while len(received) < most and (
+            piece := response.read1(most - len(received), decode_content=False)
+        ):
+            received += piece
+    return bytes(received)
 
 
 def _hang_up(sock: socket.socket) -> None:

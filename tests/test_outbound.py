@@ -6,14 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chalicelib.identity import outbound
-from chalicelib.identity.outbound import Outbound, OutboundError, Reply, is_public
+from chalicelib import outbound
+from chalicelib.outbound import Outbound, OutboundError, Reply, is_public
 from tests.identity.doubles.network import Authority, Resolver
 from tests.identity.doubles.provider import Handler, Provider, drip, redirect
 
@@ -478,3 +478,42 @@ def test_a_header_that_none_can_hold_is_refused_without_its_value(
     sentence = refusal(lambda: asker.get(provider.origin, {"Authorization": value}))
     assert sentence == "A header cannot hold that."
     assert not provider.fetches
+
+
+def test_what_is_sent_is_taken_for_its_status(provider: Provider) -> None:
+    """The rest of the answer may be as long, as slow and as false as its server likes."""
+
+    def send(path: str) -> Reply:
+        origin = Outbound([provider.origin])
+        return origin.send(
+            f"{provider.origin}{path}", b"{}", {"Content-Type": "x/y"}, seconds=0.7, kept=100
+        )
+
+    def swollen(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        with suppress(OSError):
+            for _ in range(10_000):
+                handler.wfile.write(b"a" * 10_000)
+
+    def false(handler: Handler) -> None:
+        handler.send_response(204 if handler.path == "/none" else 200)
+        handler.send_header("Content-Length", "5000")
+        handler.end_headers()
+        handler.wfile.write(b"short")
+
+    def silent(handler: Handler) -> None:
+        time.sleep(2)
+
+    provider.routes["POST", "/swollen"] = swollen
+    provider.routes["POST", "/false"] = false
+    provider.routes["POST", "/drip"] = drip(b"[]" + b" " * 1000)
+    provider.routes["POST", "/silent"] = silent
+    provider.routes["POST", "/elsewhere"] = redirect("/swollen")
+    assert send("/swollen") == Reply(200, b"a" * 100)
+    assert send("/false") == Reply(200, b"short")
+    begun = time.monotonic()
+    assert send("/drip").status == 200
+    assert refusal(lambda: send("/silent")) == "The server did not answer in time."
+    assert time.monotonic() - begun < 2
+    assert "redirect" in refusal(lambda: send("/elsewhere"))
