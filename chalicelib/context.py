@@ -1,5 +1,6 @@
 """What every function is given beside its request: the process's long-lived things."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chalicelib.afterwards import Afterwards
@@ -8,6 +9,7 @@ from chalicelib.identity.capabilities import Capabilities
 from chalicelib.mail import Mailer
 from chalicelib.metadata import repositories
 from chalicelib.metadata.database import Database
+from chalicelib.registry.pulls import Pulls
 from chalicelib.settings import Settings
 from chalicelib.storage import ObjectStore
 
@@ -17,7 +19,9 @@ class Context:
     """One for each process. ``head_by_redirect`` is set by a host whose front loses the
     ``Content-Length`` of answers to HEAD (API Gateway): blob HEADs then redirect to storage, and
     manifest HEADs carry the body for the front to strip. ``challenges`` is false where the front
-    hides a function's ``WWW-Authenticate``: what can be answered otherwise then is."""
+    hides a function's ``WWW-Authenticate``: what can be answered otherwise then is. ``wake`` is
+    called after a transaction that has written jobs, for a host whose workers sleep; neither it nor
+    ``pulls.count`` waits or raises."""
 
     settings: Settings
     database: Database
@@ -25,9 +29,11 @@ class Context:
     access: Policy
     capabilities: Capabilities
     mailer: Mailer
+    pulls: Pulls
     head_by_redirect: bool = False
     challenges: bool = True
     afterwards: Afterwards = field(default_factory=Afterwards)
+    wake: Callable[[], None] = lambda: None
 
     def new_repository(self, subject: Subject) -> repositories.New:
         """What a repository gets that this subject makes."""

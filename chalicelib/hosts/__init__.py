@@ -1,6 +1,6 @@
 """What runs the functions. A host turns its own events into requests, and is thin."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from chalicelib.context import Context
     from chalicelib.identity import Policy
     from chalicelib.metadata.database import Database
+    from chalicelib.registry.pulls import Pulls
     from chalicelib.settings import Settings
 
 
@@ -20,12 +21,14 @@ def build_context(
     head_by_redirect: bool = False,
     challenges: bool = True,
     afterwards: "Afterwards | None" = None,
+    pulls: "Pulls | None" = None,
+    wake: Callable[[], None] = lambda: None,
 ) -> "Context":
     """Everything that the functions of one process share. Opens no connection.
 
     ``exposed`` is set by a host that other machines reach whatever the settings say;
-    ``head_by_redirect``, ``challenges`` and ``afterwards`` are told in ``Context``. Raises
-    ``SettingsError``.
+    ``pulls`` is what counts them, in the process's memory where none is given; the rest is told in
+    ``Context``. Raises ``SettingsError``.
     """
     from chalicelib.afterwards import Afterwards
     from chalicelib.context import Context
@@ -33,6 +36,7 @@ def build_context(
     from chalicelib.identity.keys import Keys
     from chalicelib.identity.open import Open
     from chalicelib.mail import open_mailer
+    from chalicelib.registry.pulls import Gathered
     from chalicelib.settings import SettingsError, secret_key
     from chalicelib.storage import open_store
 
@@ -55,9 +59,11 @@ def build_context(
         store=open_store(settings),
         capabilities=Capabilities(keys, settings.upload_expiry),
         mailer=open_mailer(settings),
+        pulls=pulls or Gathered(database),
         head_by_redirect=head_by_redirect,
         challenges=challenges,
         afterwards=afterwards or Afterwards(),
+        wake=wake,
     )
 
 

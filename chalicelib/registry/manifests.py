@@ -50,6 +50,9 @@ def get(context: Context, request: Request) -> Response:
     ]
     if request.method == "HEAD" and not context.head_by_redirect:
         return Response(200, headers)
+    if request.method == "GET":
+        tag = "" if ":" in reference else reference
+        context.pulls.count(repository, tag, stored.digest, request.subject.id)
     return Response(200, headers, stored.payload)
 
 

@@ -21,7 +21,7 @@ from threading import Event
 from chalicelib.endpoints import Body
 from chalicelib.hosts.harness import log, supervisor
 from chalicelib.hosts.harness.functions import Turn
-from chalicelib.http import FileRegion, Piece, Receiver, RegistryError, Request, Response
+from chalicelib.http import FileRegion, Piece, Query, Receiver, RegistryError, Request, Response
 from chalicelib.settings import Address, Settings
 
 PATTERN = bytes(range(251))
@@ -158,6 +158,9 @@ class Program:
             return RegistryError("Not you.", code="DENIED", status=403).response()
         self._note(request, "received")
         return Hashing(request, partial(self._note, request))
+
+    def flush(self) -> None:
+        self._note(Request("-", "-", Query("name=flush")), "flushed")
 
     def work(self, stop: Event) -> None:
         self._note(Request("-", "-"), "worked")

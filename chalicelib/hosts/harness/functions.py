@@ -57,6 +57,10 @@ class Functions(Protocol):
     def receive(self, request: Request) -> Receiver | Response:
         """Who takes a body that is streamed, or a refusal of it."""
 
+    def flush(self) -> None:
+        """Write down what requests have left in memory. Called every few seconds, and before the
+        process ends."""
+
     def work(self, stop: Event) -> None:
         """Do jobs until told to stop."""
 
@@ -104,6 +108,9 @@ class Registry:
 
     def receive(self, request: Request) -> Receiver | Response:
         return endpoints.receive(self.context, request)
+
+    def flush(self) -> None:
+        self.context.pulls.flush()
 
     def work(self, stop: Event) -> None:
         from chalicelib.jobs.kinds import KINDS

@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -40,6 +41,10 @@ YIELD_SECONDS = 0.002
 LOG_SECONDS = 0.2
 LOG_WAITING = 100_000
 """Lines that may wait while the log's reader is slow; more are dropped, and counted."""
+FLUSH_SECONDS = 5
+FLUSH_PATIENCE = 3
+"""How often what requests have left in memory is written down, and how long a process that ends
+waits until it is."""
 
 
 class Worker:
@@ -65,6 +70,7 @@ class Worker:
         self.quick = Threads(self.loop, "quick", QUICK)
         self.bulk = Threads(self.loop, "bulk", BULK)
         self._checks = Threads(self.loop, "ready", 1)
+        self._flusher = Threads(self.loop, "flush", 1)
         self._logger = Threads(self.loop, "log", 1)
         self._ready: asyncio.Future[Response] | None = None
         self._settings = settings
@@ -93,10 +99,14 @@ class Worker:
         self.loop.add_reader(parent.fileno(), self._drain)
         self.loop.add_reader(self._listener.fileno(), self._accept)
         self.loop.call_soon(self._tick)
+        self.loop.call_later(FLUSH_SECONDS, self._flush)
         # Blocked by the supervisor until there is a handler.
         self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
         self.loop.run_until_complete(self._ended)
         log.write(self._served)
+        last = threading.Thread(target=self.functions.flush, name="last-flush", daemon=True)
+        last.start()
+        last.join(FLUSH_PATIENCE)
         # Threads may hang in storage that hangs; nothing waits for them.
         os._exit(0)
 
@@ -155,6 +165,11 @@ class Worker:
         if self._unlogged:
             _log.warning("the log is read too slowly: %d requests are missing", self._unlogged)
             self._unlogged = 0
+
+    def _flush(self) -> None:
+        self._flusher.call(self.functions.flush).add_done_callback(
+            lambda _: self.loop.call_later(FLUSH_SECONDS, self._flush)
+        )
 
     def _accept(self) -> None:
         """Take one connection, unless another worker has fewer and takes it. A server of libuv's
