@@ -7,7 +7,6 @@ its own; what it staged counts once it has saved it under that epoch. ``commit``
 
 import logging
 import re
-import secrets
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,7 @@ from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.uploads import Upload
 from chalicelib.registry.commit import clear, commit, verify
 from chalicelib.registry.names import checked_name
-from chalicelib.storage import StorageError, Writer
+from chalicelib.storage import StorageError, Writer, new_key
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
 _CHUNK_MIN_LENGTH = 4 << 20  # fits one Lambda event, and is half a part by default
@@ -253,7 +252,7 @@ def _receive(context: Context, request: Request, upload_id: str, digest: bytes |
             if upload.state == "open" and offset not in (None, upload.received):
                 raise _out_of_order(context, request, upload)
             return _without_bytes(context, request, upload, digest)
-    key = secrets.token_hex(16)
+    key = new_key()
     begun = uploads.begin(
         context.database, upload_id, repository, offset, key, context.capabilities.seconds
     )

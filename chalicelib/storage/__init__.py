@@ -10,6 +10,8 @@ not be reached when this was written: the code keeps to what their documents pro
 but the last, of 5 MiB or more, numbered up to 10,000) and has not been run against them.
 """
 
+import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,20 @@ from chalicelib.http import FileRegion, Piece, Stream
 
 if TYPE_CHECKING:
     from chalicelib.settings import Settings
+
+
+_MADE = re.compile(r"[0-9a-f]{32}")
+
+
+def new_key() -> str:
+    """A key for one request's bytes."""
+    return secrets.token_hex(16)
+
+
+def made_here(key: str) -> bool:
+    """Whether a key looks as ``new_key`` makes them. What has another one in the same folder or
+    bucket is not a blob's, and not ours to delete."""
+    return _MADE.fullmatch(key) is not None
 
 
 class StorageError(Exception):
@@ -119,6 +135,10 @@ class ObjectStore(Protocol):
     def list(self, after: str = "") -> Iterator[tuple[str, int, float]]:
         """(key, size, last change in seconds since the epoch) of every object, in key order, from
         the one after ``after`` on. What is staged and no object yet is left out."""
+
+    def list_staged(self, after: str = "") -> Iterator[str]:
+        """Keys, in order and from the one after ``after`` on, under which something is staged that
+        ``discard`` would remove and ``list`` does not give; each once."""
 
     def preload(self) -> None:
         """Load what it takes to use the store, opening nothing: processes that are forked

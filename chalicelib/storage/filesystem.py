@@ -103,6 +103,15 @@ class FileStore:
                         found = self.path(key).stat()
                         yield key, found.st_size, found.st_mtime
 
+    def list_staged(self, after: str = "") -> Iterator[str]:
+        for shard in _names(self.folder):
+            if shard < after[:2]:
+                continue
+            files = map(Path, _names(self.folder / shard))
+            for key in sorted({file.stem for file in files if file.suffix in _SUFFIXES}):
+                if key > after and _KEY.fullmatch(key):
+                    yield key
+
     def preload(self) -> None:
         """There is nothing to load."""
 

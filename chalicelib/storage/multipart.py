@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from chalicelib.storage.s3 import S3Store
 
 MOST_PARTS = 10_000
+TAIL = ".tail"
 _IN_FLIGHT = 4
 _MOST_RESERVED = 32
 
 
 def tail_of(key: str) -> str:
     """The key of the object that holds a request's remainder."""
-    return f"{key}.tail"
+    return key + TAIL
 
 
 @dataclass(slots=True)

@@ -9,6 +9,8 @@ The largest blob is 10,000 parts: 78 GiB with the default of 8 MiB. Part numbers
 reserved and did not need are lost, so that an upload in very many small chunks ends earlier.
 """
 
+import heapq
+import itertools
 import os
 import re
 import threading
@@ -20,12 +22,13 @@ from urllib.parse import urlsplit
 
 from chalicelib.http import Stream
 from chalicelib.storage import NoSuchObject, Refused, Staged
-from chalicelib.storage.multipart import Multipart, S3Writer, tail_of
+from chalicelib.storage.multipart import TAIL, Multipart, S3Writer, tail_of
 from chalicelib.storage.parts import Memory, Part
 
 if TYPE_CHECKING:
     from chalicelib.storage.client import Client
 
+_PAGE = 1000  # how many multipart uploads are listed at once
 _THREADS = 16  # how many parts are on their way at once
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _CONTENT: dict[str, Any] = {"ContentType": "application/octet-stream"}
@@ -194,21 +197,22 @@ class S3Store:
                     raise
 
     def list(self, after: str = "") -> Iterator[tuple[str, int, float]]:
-        prefix = self.bucket.prefix
-        where: dict[str, Any] = {
-            "Bucket": self.bucket.name,
-            "Prefix": prefix,
-            "StartAfter": prefix + after,
-        }
-        while True:
-            page = self.client.call(self.client.s3.list_objects_v2, **where)
-            for found in page.get("Contents", ()):
-                key = found["Key"].removeprefix(prefix)
-                if key > after and _KEY.fullmatch(key):
-                    yield key, found["Size"], found["LastModified"].timestamp()
-            if not page["IsTruncated"]:
-                return
-            where["ContinuationToken"] = page["NextContinuationToken"]
+        for name, size, changed in self._names(after):
+            if name > after and _KEY.fullmatch(name):
+                yield name, size, changed
+
+    def list_staged(self, after: str = "") -> Iterator[str]:
+        tails = (
+            key
+            for name, _, _ in self._names(after)
+            if (key := name.removesuffix(TAIL)) != name and _KEY.fullmatch(key)
+        )
+        # Not every service lists them by key. There are no more than uploads under way, and those
+        # that a process left when it died.
+        begun = sorted(key for key, _ in self._multiparts("") if _KEY.fullmatch(key))
+        for key, _ in itertools.groupby(heapq.merge(tails, begun)):
+            if key > after:
+                yield key
 
     def preload(self) -> None:
         from chalicelib.storage.client import Client
@@ -261,19 +265,50 @@ class S3Store:
 
     def end_multiparts(self, key: str, but: str = "") -> None:
         """Abort multipart uploads at a key, and so remove their parts."""
-        address = self.address(key)
-        page = self.client.call(
-            self.client.s3.list_multipart_uploads, Bucket=address["Bucket"], Prefix=address["Key"]
-        )
-        for found in page.get("Uploads", ()):
-            if found["Key"] == address["Key"] and found["UploadId"] != but:
+        for found, upload_id in self._multiparts(key):
+            if found == key and upload_id != but:
                 try:
                     self.client.call(
-                        self.client.s3.abort_multipart_upload, **address, UploadId=found["UploadId"]
+                        self.client.s3.abort_multipart_upload,
+                        **self.address(key),
+                        UploadId=upload_id,
                     )
                 except Refused as error:
                     if error.code != "NoSuchUpload":
                         raise
+
+    def _names(self, after: str) -> Iterator[tuple[str, int, float]]:
+        """Every object's name below the prefix, with its size and its last change."""
+        where: dict[str, Any] = {
+            "Bucket": self.bucket.name,
+            "Prefix": self.bucket.prefix,
+            "StartAfter": self.bucket.prefix + after,
+        }
+        while True:
+            page = self.client.call(self.client.s3.list_objects_v2, **where)
+            for found in page.get("Contents", ()):
+                name = found["Key"].removeprefix(self.bucket.prefix)
+                yield name, found["Size"], found["LastModified"].timestamp()
+            if not page["IsTruncated"]:
+                return
+            where["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _multiparts(self, key: str) -> Iterator[tuple[str, str]]:
+        """(key, id) of the multipart uploads whose key begins so."""
+        where: dict[str, Any] = {
+            "Bucket": self.bucket.name,
+            "Prefix": self.bucket.prefix + key,
+            "MaxUploads": _PAGE,
+        }
+        while True:
+            page = self.client.call(self.client.s3.list_multipart_uploads, **where)
+            for found in page.get("Uploads", ()):
+                yield found["Key"].removeprefix(self.bucket.prefix), found["UploadId"]
+            if not page.get("IsTruncated"):
+                return
+            # SeaweedFS has one of the two, and takes the other for another order.
+            where["KeyMarker"] = page.get("NextKeyMarker", "")
+            where["UploadIdMarker"] = page.get("NextUploadIdMarker", "")
 
 
 class Nothing:

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from chalicelib.http import FileRegion
-from chalicelib.storage import NoSuchObject, ObjectStore, StorageError
+from chalicelib.storage import NoSuchObject, ObjectStore, StorageError, s3
 from tests.contract.stores import PART, Kept, Upload, content, everything, same
 
 SIZES = [0, 1, PART - 1, PART, PART + 1, 2 * PART, 3 * PART + 12345]
@@ -286,6 +286,35 @@ def test_list(kept: Kept) -> None:
     assert [key for key, _, _ in kept.store.list(middle)] == [
         key for key, _ in keys if key > middle
     ]
+
+
+def test_list_staged(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is begun, what waits for another chunk, what was left behind: by the keys that discard
+    takes. Objects are not among them."""
+    monkeypatch.setattr(s3, "_PAGE", 2)
+    whole, waiting = Upload(kept.store), Upload(kept.store)
+    whole.send(content(10), final=True)
+    waiting.send(content(PART + 5))
+    waiting.send(content(7))
+    writers = [Upload(kept.store) for _ in range(3)]
+    for upload in writers:
+        upload.writer().write([content(2 * PART)])
+    found = list(kept.store.list_staged())
+    for upload in writers:
+        assert upload.keys[0] in found
+    assert found == sorted(set(found))
+    assert whole.staged.key not in found
+    for at in (0, len(found) - 1):
+        assert list(kept.store.list_staged(found[at])) == found[at + 1 :]
+    assert list(kept.store.list_staged("zz")) == []
+
+    # All that is in the store is found by one of the two.
+    for key, _, _ in kept.store.list():
+        kept.store.discard(key)
+    for key in found:
+        kept.store.discard(key)
+    assert kept.names() == []
+    assert list(kept.store.list_staged()) == []
 
 
 def test_delete(kept: Kept) -> None:
