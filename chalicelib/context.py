@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from chalicelib.afterwards import Afterwards
 from chalicelib.identity import Policy, Subject
 from chalicelib.identity.capabilities import Capabilities
+from chalicelib.identity.keys import Keys
 from chalicelib.mail import Mailer
 from chalicelib.metadata import repositories
 from chalicelib.metadata.database import Database
@@ -27,6 +28,7 @@ class Context:
     database: Database
     store: ObjectStore
     access: Policy
+    keys: Keys
     capabilities: Capabilities
     mailer: Mailer
     pulls: Pulls

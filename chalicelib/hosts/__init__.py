@@ -57,6 +57,7 @@ def build_context(
         access=access,
         database=database,
         store=open_store(settings),
+        keys=keys,
         capabilities=Capabilities(keys, settings.upload_expiry),
         mailer=open_mailer(settings),
         pulls=pulls or Gathered(database),

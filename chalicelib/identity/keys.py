@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,10 @@ class SigningKey(NamedTuple):
     jwk: dict[str, str]
 
 
+class SealError(Exception):
+    """A secret cannot be opened. The text is a sentence for whoever runs the registry."""
+
+
 class Keys:
     """The keys of one registry. ``old`` is the former secret, or empty."""
 
@@ -41,6 +46,32 @@ class Keys:
             hmac.digest(secret.encode(), f"openregistry {purpose}".encode(), hashlib.sha256)
             for secret in self._secrets
         ]
+
+    def seal(self, purpose: str, owner: str, secret: bytes) -> bytes:
+        """A secret that Postgres keeps, unreadable there; it opens for the same ``owner`` alone.
+        Begins with the mark of the key that sealed it."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        key, nonce = self.derived(purpose)[0], os.urandom(_NONCE)
+        return _mark(key) + nonce + AESGCM(key).encrypt(nonce, secret, owner.encode())
+
+    def unseal(self, purpose: str, owner: str, sealed: bytes) -> bytes:
+        """What was sealed. Raises ``SealError`` where neither secret key did it."""
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        mark, nonce, text = sealed[:_MARK], sealed[_MARK : _MARK + _NONCE], sealed[_MARK + _NONCE :]
+        for key in self.derived(purpose):
+            if _mark(key) == mark:
+                try:
+                    return AESGCM(key).decrypt(nonce, text, owner.encode())
+                except (InvalidTag, ValueError):
+                    break
+        raise SealError("It was sealed with another SECRET_KEY.")
+
+    def mark(self, purpose: str) -> bytes:
+        """What begins whatever the secret in force has sealed for a purpose."""
+        return _mark(self.derived(purpose)[0])
 
     def signing(self) -> SigningKey:
         """The key that signs registry tokens now."""
@@ -55,6 +86,14 @@ class Keys:
 
     def _of_period(self, period: int) -> list[SigningKey]:
         return [_signing_key(seed) for seed in self.derived(f"registry tokens {period}")]
+
+
+_MARK, _NONCE = 4, 12
+"""Bytes."""
+
+
+def _mark(key: bytes) -> bytes:
+    return hashlib.sha256(b"mark" + key).digest()[:_MARK]
 
 
 @lru_cache(maxsize=16)
