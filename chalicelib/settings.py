@@ -339,6 +339,13 @@ class Settings:
             "origins, by commas, of issuers at private addresses, which are else never asked",
         ),
     )
+    private_webhooks: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_origin),
+            "origins, by commas, of webhooks at private addresses, which are else never sent to",
+        ),
+    )
     spiffe_bundles: tuple[str, ...] = field(
         default=(),
         metadata=_told(
