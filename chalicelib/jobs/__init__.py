@@ -15,7 +15,7 @@ from chalicelib.metadata.jobs import Job
 if TYPE_CHECKING:
     from chalicelib.context import Context
 
-__all__ = ["GiveUp", "Job", "Kind", "Later"]
+__all__ = ["GiveUp", "Job", "Kind", "Later", "NotNow"]
 
 Later = Callable[[Transaction], None]
 """What ends with a job, in one transaction."""
@@ -25,6 +25,14 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 class GiveUp(Exception):
     """Trying again would be in vain. The text is a sentence for whoever runs the registry."""
+
+
+class NotNow(Exception):
+    """It was not tried, and is to be in so many seconds: this is no failure."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)

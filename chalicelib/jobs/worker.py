@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from chalicelib.context import Context
 from chalicelib.http import Unavailable
-from chalicelib.jobs import GiveUp, Job, Kind
+from chalicelib.jobs import GiveUp, Job, Kind, NotNow
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import DatabaseError, Transaction
 
@@ -127,6 +127,8 @@ class Worker:
             self._done += 1
         except LeaseLostError:
             _log.warning("job %d (%s) took longer than its lease", job.id, job.kind)
+        except NotNow as wait:
+            jobs.postpone(database, job, wait.seconds)
         except GiveUp as error:
             self._give_up(job, str(error))
         except Exception as error:

@@ -140,6 +140,17 @@ def put_off(runner: Runner, job: Job, seconds: float, error: str) -> None:
     )
 
 
+def postpone(runner: Runner, job: Job, seconds: float) -> None:
+    """Have a job begin later that was taken and not tried."""
+    runner.run(
+        f"UPDATE jobs SET due_at = now() + {_SECONDS.format('seconds')}, taken = false,"
+        " tries = tries - 1 WHERE id = :id AND attempt = :attempt AND dead_at IS NULL",
+        id=job.id,
+        attempt=job.attempt,
+        seconds=seconds,
+    )
+
+
 def give_up(runner: Runner, job: Job, error: str, *, recurs: bool) -> None:
     """A job has failed for good. Of what recurs, the last failure is kept alone."""
     runner.run(

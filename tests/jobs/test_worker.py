@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from chalicelib.context import Context
-from chalicelib.jobs import GiveUp, Job, Kind, Later, worker
+from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, worker
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import Database, Transaction
@@ -104,6 +104,26 @@ def test_what_is_in_vain_is_given_up_at_once(jobs_context: Context, database: Da
     assert (entry.state, entry.error) == ("dead", "The receiver is gone.")
     assert jobs.drop(database, entry.id)
     assert jobs.page(database, 0, 10) == []
+
+
+def test_what_is_not_to_be_done_now_has_not_failed(
+    jobs_context: Context, database: Database
+) -> None:
+    jobs.add(database, "test", {})
+    tries = []
+
+    def perform(_: Context, job: Job) -> None:
+        tries.append(job.tries)
+        raise NotNow(60)
+
+    for _ in range(3):
+        assert drain(jobs_context, perform, tries=2) == 0
+        [entry] = jobs.page(database, 0, 10)
+        assert (entry.state, entry.error, entry.tries) == ("waiting", "", 0)
+        [[pause]] = database.run("SELECT extract(epoch FROM due_at - now()) FROM jobs")
+        assert 50 < pause < 61
+        hurry(database)
+    assert tries == [1, 1, 1]
 
 
 def test_what_kills_its_workers_is_given_up(jobs_context: Context, database: Database) -> None:
