@@ -5,13 +5,14 @@ whether a change was made, the caller gets ``Unavailable`` and may ask again: ev
 the registry may be repeated.
 """
 
+import json
 import logging
 import random
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from chalicelib.http import Unavailable
+from chalicelib.http import Denied, Unavailable
 from chalicelib.metadata.connection import (
     ConnectError,
     Connection,
@@ -41,6 +42,9 @@ to be had, and a reference that was lost (mostly it is still missing when it is 
 _ATTEMPTS_ALONE = {"40001": 5, "40P01": 5}
 """How often a statement by itself is tried."""
 _RECONNECTS = 5
+_RULE = "OR001"
+"""Raised by triggers where a rule of the registry's users forbids a change. The message is for
+whoever wanted it, the detail is JSON."""
 
 
 class Runner(Protocol):
@@ -91,7 +95,8 @@ class Transaction:
 class Database:
     """Postgres behind a pool of at most ``pool`` connections, none of which is made before it is
     needed. For any thread; ``run`` and ``transaction`` raise ``DatabaseError`` where Postgres
-    refuses, and ``Unavailable`` where it does not answer within about ``timeout`` seconds.
+    refuses, ``Denied`` where a rule does that a trigger keeps, and ``Unavailable`` where Postgres
+    does not answer within about ``timeout`` seconds.
 
     ``prepare`` is switched off where a pooler in transaction mode stands before Postgres. Raises
     ``ValueError`` for a URL that cannot be right.
@@ -159,6 +164,8 @@ class Database:
                 if tried >= attempts.get(error.sqlstate, 0):
                     if _passing(error):
                         raise _unavailable(error) from error
+                    if error.sqlstate == _RULE:
+                        raise Denied(error.args[0], json.loads(error.detail)) from error
                     raise
             finally:
                 self._pool.give(connection)

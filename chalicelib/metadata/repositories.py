@@ -179,7 +179,12 @@ def rename(runner: Runner, repository_id: int, before: str, name: str) -> Owned:
 
 
 def delete(runner: Runner, repository_id: int, name: str) -> None:
-    """Delete a repository that is held, and all that is in it. Its open uploads are ended."""
+    """Delete a repository that is held, and all that is in it, immutable tags too. Its open uploads
+    are ended."""
+    runner.run(
+        "SELECT set_config('openregistry.deleted_repository', CAST(:id AS text), true)",
+        id=repository_id,
+    )
     runner.run(
         "UPDATE uploads SET state = 'cancelled'"
         " WHERE repository = :name AND state IN ('open', 'committing')",

@@ -6,14 +6,15 @@ from chalicelib.metadata.database import Runner
 def move(runner: Runner, repository_id: int, name: str, digest: bytes, subject: str) -> None:
     """Point a tag at a manifest; a move is kept in the tag's history."""
     runner.run(
-        "WITH moved AS ("
+        "WITH pushed AS ("
         " INSERT INTO tags AS t (repository_id, name, digest)"
         " VALUES (:repository, :name, :digest)"
-        " ON CONFLICT (repository_id, name) DO UPDATE"
-        " SET digest = excluded.digest, moved_at = now() WHERE t.digest <> excluded.digest"
-        " RETURNING 1)"
+        " ON CONFLICT (repository_id, name) DO UPDATE SET digest = excluded.digest,"
+        " pushed_at = now(),"
+        " moved_at = CASE WHEN t.digest = excluded.digest THEN t.moved_at ELSE now() END"
+        " RETURNING moved_at = pushed_at AS moved)"
         " INSERT INTO tag_history (repository_id, name, digest, subject)"
-        " SELECT :repository, :name, :digest, :subject FROM moved",
+        " SELECT :repository, :name, :digest, :subject FROM pushed WHERE moved",
         repository=repository_id,
         name=name,
         digest=digest,
