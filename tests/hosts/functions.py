@@ -163,7 +163,12 @@ class Program:
         self._note(Request("-", "-", Query("name=flush")), "flushed")
 
     def work(self, stop: Event) -> None:
-        self._note(Request("-", "-"), "worked")
+        self._note(Request("-", "-"), f"works {os.getpid()}")
+        # A job that hangs is not ended by being told to.
+        if (self._directory / "hangs").exists():
+            time.sleep(60)
+        stop.wait()
+        self._note(Request("-", "-"), "stopped")
 
     def _note(self, request: Request, event: str) -> None:
         """Tell the test that gave the request its name."""
@@ -204,7 +209,7 @@ def _length(size: int) -> list[tuple[str, str]]:
 
 def main(directory: Path, port: int, workers: int, pairs: Sequence[str]) -> None:
     """Serve the program."""
-    values: dict[str, object] = {"body_timeout": 60, "shutdown_timeout": 20}
+    values: dict[str, object] = {"body_timeout": 60, "shutdown_timeout": 20, "work": False}
     for pair in pairs:
         name, _, value = pair.partition("=")
         module, dot, constant = name.partition(".")

@@ -63,17 +63,6 @@ def test_workers_share_the_connections(program: Program) -> None:
     pytest.fail(f"the connections are shared badly: {counts}")
 
 
-def test_one_worker_does_the_regular_work(program: Program) -> None:
-    # A worker begins with it before it serves.
-    served: set[int] = set()
-    for _ in until():
-        served.add(program.get("/a").json()["worker"])
-        if len(served) == 2:
-            break
-    program.wait_for("", "worked")
-    assert program.events() == ["worked"]
-
-
 def test_a_worker_that_dies_is_replaced(program: Program) -> None:
     victims = program.workers()
     os.kill(victims[0], signal.SIGKILL)
@@ -110,6 +99,72 @@ def test_a_new_one_starts_right_after_a_kill(program: Program) -> None:
     ended(program, 10)
     program.start()
     assert program.get("/a").status == 200
+
+
+# The process that does jobs.
+
+
+@pytest.fixture
+def working(tmp_path: Path) -> Iterator[Program]:
+    """With a process for jobs, which has two seconds to end."""
+    program = Program(tmp_path, 1, "work=1", "jobs.STOP_SECONDS=2")
+    with program.started():
+        yield program
+
+
+def jobs_process(program: Program, count: int = 1) -> int:
+    """The last process that began to do jobs, of so many."""
+    for _ in until():
+        pids = [int(event.split()[1]) for event in program.events() if event[:6] == "works "]
+        if len(pids) == count:
+            break
+    return pids[-1]
+
+
+def test_one_process_does_jobs_and_serves_nothing(working: Program) -> None:
+    pid = jobs_process(working)
+    assert {working.get("/a").json()["worker"] for _ in range(8)} == {*working.workers()} - {pid}
+
+
+def test_no_process_does_jobs_where_the_settings_say_so(program: Program) -> None:
+    served = set()
+    for _ in until():
+        served.add(program.get("/a").json()["worker"])
+        if len(served) == 2:
+            break
+    assert served == set(program.workers())
+    assert not any(event.startswith("works") for event in program.events())
+
+
+def test_a_process_for_jobs_that_dies_is_replaced(working: Program) -> None:
+    first = jobs_process(working)
+    os.kill(first, signal.SIGKILL)
+    assert jobs_process(working, 2) in working.workers()
+    assert first not in working.workers()
+
+
+def test_jobs_end_with_the_others(working: Program) -> None:
+    jobs_process(working)
+    working.signal(signal.SIGTERM)
+    assert ended(working, 10) == 0
+    assert "stopped" in working.events()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_job_that_hangs_keeps_nothing_from_ending(
+    working: Program, number: signal.Signals
+) -> None:
+    (working.directory / "hangs").touch()
+    os.kill(jobs_process(working), signal.SIGKILL)
+    pid = jobs_process(working, 2)
+    begun = time.monotonic()
+    working.signal(number)
+    ended(working, 10)
+    for _ in until(5):
+        if not alive(pid):
+            break
+    assert time.monotonic() - begun < 6
+    assert "stopped" not in working.events()
 
 
 # The end.

@@ -105,12 +105,14 @@ def _fit(settings: Settings, count: int) -> None:
         most = int(database.run("SHOW max_connections")[0][0])
     finally:
         database.close()
-    wanted = (count + settings.work) * settings.database_pool
+    # One more does jobs.
+    processes = count + settings.work
+    wanted = processes * settings.database_pool
     if wanted > most - SPARE_CONNECTIONS:
         raise SettingsError(
             "OPENREGISTRY_DATABASE_POOL",
-            f"{settings.database_pool} connections of each of {count} workers are {wanted}, and"
-            f" the embedded Postgres has {most - SPARE_CONNECTIONS} to give: lower it or"
+            f"{settings.database_pool} connections of each of {processes} processes are {wanted},"
+            f" and the embedded Postgres has {most - SPARE_CONNECTIONS} to give: lower it or"
             " OPENREGISTRY_WORKERS, or raise max_connections in"
             f" {settings.data_dir / 'postgres' / 'postgresql.conf'}",
         )
