@@ -22,6 +22,8 @@ ROOMS = (
     "chalicelib.metadata.command",
     "chalicelib.identity.command",
     "chalicelib.jobs.command",
+    "chalicelib.jobs.orphans_command",
+    "chalicelib.resolvers.command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""
 

@@ -1,0 +1,1 @@
+"""Where blobs also live: networks that find content by its hash."""
