@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
 
-REFUSAL = "(SELECT refusal FROM blocked_digests k WHERE k.digest = :digest)"
-"""An expression: what to tell whoever wants a digest that is blocked, else null."""
+REFUSAL = "(SELECT refusal FROM blocked_digests k WHERE k.digest = :wanted)"
+"""An expression: what to tell whoever wants this digest because it is blocked, else null."""
 
 
 class Block(NamedTuple):
