@@ -16,6 +16,7 @@ from chalice.app import (
     Rate,
     Request,
     Response,
+    SQSEvent,
 )
 
 from chalicelib.hosts import aws_authorizer, aws_lambda
@@ -90,6 +91,19 @@ def status() -> Response:
 def work(event: CloudWatchEvent) -> None:
     """Do the jobs that are due."""
     aws_lambda.work(cast("Any", event).context.get_remaining_time_in_millis() / 1000)
+
+
+# .chalice/resources.yaml puts the stack's own queue in this one's place.
+@app.on_sqs_message(
+    queue_arn="arn:aws:sqs:us-east-1:000000000000:openregistry",
+    batch_size=100,
+    maximum_batching_window_in_seconds=1,
+    maximum_concurrency=5,
+)
+def messages(event: SQSEvent) -> dict[str, Any]:
+    """Count the pulls that other functions have told of, and do the jobs that they have written."""
+    seconds = cast("Any", event).context.get_remaining_time_in_millis() / 1000
+    return aws_lambda.receive(event.to_dict(), seconds)
 
 
 def _event() -> dict[str, Any]:

@@ -399,6 +399,19 @@ class Settings:
     presign_expiry: int = field(
         default=20 * MINUTE, metadata=_told(_seconds(60, 7 * DAY), "life of a redirect to storage")
     )
+    grace: int = field(
+        default=DAY,
+        metadata=_told(
+            _seconds(1, 365 * DAY), "what nothing names any more is removed after so long"
+        ),
+    )
+    collect_untagged: int | None = field(
+        default=None,
+        metadata=_told(
+            _seconds(0, 3650 * DAY),
+            "manifests without a tag are removed after so long, like 7d; without one they stay",
+        ),
+    )
     body_timeout: int = field(
         default=60,
         metadata=_told(_seconds(1, HOUR), "a request whose body falls silent for longer is ended"),
@@ -416,6 +429,13 @@ class Settings:
     )
     database_pool: int = field(
         default=8, metadata=_told(_number(1, 1000), "Postgres connections of each process")
+    )
+    queue_url: str = field(
+        default="",
+        metadata=_told(
+            _url("https", "http"),
+            "SQS queue by which functions on Lambda count pulls and wake workers",
+        ),
     )
     database_prepare: bool = field(
         default=True,

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from chalice.app import Response as ChaliceResponse
 from chalicelib import endpoints
 from chalicelib.afterwards import Afterwards
 from chalicelib.hosts import build_context
+from chalicelib.hosts.aws_queue import Message, Queue, read
 from chalicelib.http import Headers, Query, RegistryError, Request, Response, Unavailable
 from chalicelib.settings import Settings, SettingsError
 
@@ -35,6 +36,10 @@ quotas") less room for the headers, to which API Gateway grants 10 KB."""
 MAIL_SECONDS = 3.0
 """How long an answer takes that may have sent mail, whether or not it has: nothing runs here once
 an answer is out."""
+
+WAKE_SECONDS = 60.0
+"""How long a function that the queue has woken begins jobs. The rest is the schedule's, so that the
+queue's messages are soon done with."""
 
 STOP_SECONDS = 60.0
 """How long before its time is over a function begins no more jobs."""
@@ -68,7 +73,10 @@ class Answer(ChaliceResponse):
 def answer(event: Mapping[str, Any]) -> Answer:
     """Answer one event of a Lambda proxy integration (payload format 1.0)."""
     try:
-        return Answer(_answer(context(), request_from(event)))
+        made = context()
+        response = _answer(made, request_from(event))
+        made.pulls.flush()
+        return Answer(response)
     except RegistryError as error:
         failure = error
     except Exception:
@@ -116,12 +124,16 @@ def _context() -> "Context":
                 "OPENREGISTRY_STORAGE_URL",
                 "must be s3://bucket/prefix on Lambda, where no file outlives its process",
             )
+        queue = Queue(settings.queue_url) if settings.queue_url else None
         made = build_context(
             settings,
             exposed=True,
             head_by_redirect=True,
             challenges=False,
             afterwards=Afterwards(least=MAIL_SECONDS),
+            # Without a queue each pull is written down before its answer.
+            pulls=queue,
+            wake=queue.wake if queue else lambda: None,
         )
     except SettingsError as error:
         logger.critical("%s", error)
@@ -137,6 +149,46 @@ def work(seconds: float) -> int:
     from chalicelib.jobs.worker import Worker
 
     return Worker(context(), KINDS).drain(time.monotonic() + seconds - STOP_SECONDS)
+
+
+def receive(event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Take what came from the queue (an SQS event): count the pulls, and do the jobs that are due
+    where a message says that there are. Gives the messages that are to come again, as Lambda wants
+    them (AWS, "Reporting batch item failures"). Raises ``Unavailable``: all come again."""
+    made = context()
+    failed = {record["messageId"] for record in event["Records"]}
+    wakes = False
+    messages = [message for record in event["Records"] if (message := read(record))]
+    for counted, told in _counted(made, messages):
+        failed -= {message.id for message in counted}
+        wakes |= told or any(message.wakes for message in counted)
+    if wakes:
+        try:
+            work(min(seconds, STOP_SECONDS + WAKE_SECONDS))
+        except Exception:
+            # Not raised: what was counted would come again.
+            logger.warning("jobs wait for the schedule", exc_info=True)
+    return {"batchItemFailures": [{"itemIdentifier": each} for each in sorted(failed)]}
+
+
+def _counted(
+    context: "Context", messages: "list[Message]"
+) -> "Iterator[tuple[list[Message], bool]]":
+    """Messages whose pulls are counted, and whether webhooks are told of any. All at once, or one
+    by one where the database refuses that."""
+    from chalicelib.metadata.database import DatabaseError
+    from chalicelib.registry.pulls import add, added_up
+
+    found = added_up(pulled for message in messages for pulled in message.pulls)
+    try:
+        yield messages, bool(found) and add(context.database, found)
+    except Unavailable as error:
+        logger.warning("pulls are counted later: %s", error)
+    except DatabaseError:
+        logger.exception("pulls of %d messages were refused", len(messages))
+        if len(messages) > 1:
+            for message in messages:
+                yield from _counted(context, [message])
 
 
 def request_from(event: Mapping[str, Any]) -> Request:

@@ -7,7 +7,7 @@ written down now and then, for many pulls at once.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
@@ -101,6 +101,17 @@ def add(database: Database, found: Sequence[Pulled]) -> bool:
         return told
 
     return database.transaction(work)
+
+
+def added_up(found: Iterable[Pulled]) -> list[Pulled]:
+    """The same pulls, of each kind in one."""
+    sums: dict[tuple[str, str, bytes, str], Pulled] = {}
+    for pulled in found:
+        before = sums.get(pulled[:4], pulled._replace(count=0))
+        sums[pulled[:4]] = pulled._replace(
+            count=before.count + pulled.count, age=min(before.age, pulled.age)
+        )
+    return list(sums.values())
 
 
 def _detail(pulled: Pulled) -> dict[str, Any]:

@@ -432,11 +432,12 @@ def test_expired_uploads_are_cleared_on_schedule(
     upload = location.split("?")[0].rpartition("/")[2]
     database = lambda_registry.settings["OPENREGISTRY_DATABASE_URL"].rpartition("/")[2]
     postgres.query(f"UPDATE uploads SET expires_at = now() WHERE id = '{upload}'", database)
+    postgres.query("UPDATE schedules SET due_at = now()", database)
     api = RuntimeApi()
     function = Function(tmp_path, "app.work", api, lambda_registry.settings)
     with stopping(function):
         function.start()
-        api.invoke(SCHEDULED)
+        api.invoke(SCHEDULED, 900)
     rows = postgres.query(f"SELECT count(*) FROM uploads WHERE id = '{upload}'", database)
     assert rows == [[0]]
 

@@ -34,9 +34,37 @@ def test_every_function_is_in_the_stack(template: Any) -> None:
         for resource in template["Resources"].values()
         if resource["Type"] == "AWS::Serverless::Function"
     }
-    assert set(functions) == {"app.app", "app.challenge", "app.work"}
+    assert set(functions) == {"app.app", "app.challenge", "app.work", "app.messages"}
     [schedule] = functions["app.work"]["Events"].values()
-    assert schedule["Properties"] == {"Schedule": "rate(5 minutes)"}
+    assert schedule["Properties"] == {"Schedule": "rate(1 minute)"}
+
+
+def test_what_fails_of_the_queue_comes_again_by_itself(template: Any) -> None:
+    resources = template["Resources"]
+    [source] = resources["Messages"]["Properties"]["Events"].values()
+    assert source["Type"] == "SQS"
+    assert source["Properties"]["Queue"] == {"Fn::GetAtt": ["Queue", "Arn"]}
+    assert source["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    queue = resources["Queue"]["Properties"]
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
+    # AWS, "Configuring a queue to use with Lambda".
+    assert queue["VisibilityTimeout"] >= 6 * resources["Messages"]["Properties"]["Timeout"]
+
+
+def test_the_functions_may_use_no_other_queue(template: Any) -> None:
+    [role] = [
+        resource
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::IAM::Role"
+    ]
+    statements = [
+        statement
+        for policy in role["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+    ]
+    [queue] = [each for each in statements if "sqs:" in str(each["Action"])]
+    assert queue["Resource"] == {"Fn::GetAtt": ["Queue", "Arn"]}
+    assert "*" not in str(queue["Action"])
 
 
 def test_the_package_holds_the_code_and_the_migrations(template: Any, out: Path) -> None:
