@@ -8,15 +8,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 
 from chalicelib.context import Context
 from chalicelib.http import Unavailable
 from chalicelib.jobs import GiveUp, Job, Kind, NotNow
 from chalicelib.metadata import jobs
-from chalicelib.metadata.database import DatabaseError, Transaction
+from chalicelib.metadata.database import DatabaseError, Transaction, UniqueViolation
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ POLL_SECONDS = 1.0
 """How often an idle worker looks for jobs."""
 CLOCK_SECONDS = 10.0
 """How often a worker looks whether something that recurs is due."""
-THREADS = 8
+THREADS = 16
 _PAUSE = 5.0
 """Seconds of patience with a database that does not answer."""
 _ERROR_LENGTH = 2000
@@ -36,16 +36,21 @@ class LeaseLostError(Exception):
 
 
 class Worker:
-    """Does jobs of ``kinds``, at most ``threads`` at once."""
+    """Does jobs of ``kinds``, at most ``threads`` at once. No kind gets more than half of the
+    threads that are free: one whose jobs hang leaves some to the others."""
 
     def __init__(self, context: Context, kinds: Sequence[Kind], threads: int = THREADS) -> None:
         self._context = context
         self._kinds = {kind.name: kind for kind in kinds}
         self._threads = threads
-        self._held: dict[int, Job] = {}
         self._changed = threading.Condition()
-        self._clock = 0.0
+        self._held: dict[int, Job] = {}
+        self._ended = 0
         self._done = 0
+        self._totals: dict[str, Counter[str]] = defaultdict(Counter)
+        self._clock = 0.0
+        # The last subject of each kind of which a job was taken.
+        self._subjects: dict[str, str] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Do jobs until told to stop, and then end those under way."""
@@ -53,12 +58,12 @@ class Worker:
             while not stop.is_set():
                 try:
                     self._schedule()
-                    taken = self._take(pool)
+                    self._take(pool)
                 except (Unavailable, DatabaseError):
                     _log.warning("no jobs can be taken; trying again", exc_info=True)
                     stop.wait(_PAUSE)
                     continue
-                if not taken:
+                if not self._rest():
                     stop.wait(POLL_SECONDS)
 
     def drain(self, until: float = float("inf")) -> int:
@@ -67,16 +72,14 @@ class Worker:
         with self._pool() as pool:
             self._schedule()
             while time.monotonic() < until:
-                if not self._take(pool):
-                    # One that ends may have others wait for it.
-                    with self._changed:
-                        if not self._held:
-                            break
-                        self._changed.wait(POLL_SECONDS)
+                ended = self._ended
+                # One that ended may have had others wait for it, or have added some.
+                if not self._take(pool) and not self._rest() and ended == self._ended:
+                    break
         return self._done
 
     def _pool(self) -> "_Pool":
-        return _Pool(self._threads, self._renew)
+        return _Pool(self._threads, self._keep)
 
     def _schedule(self) -> None:
         if time.monotonic() < self._clock:
@@ -87,18 +90,46 @@ class Worker:
         self._clock = time.monotonic() + CLOCK_SECONDS
 
     def _take(self, pool: "_Pool") -> int:
-        """Begin what there is room for; gives how many. Waits where there is no room."""
+        """Begin what there is room for; gives how many."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._held) < self._threads, POLL_SECONDS)
             room = self._threads - len(self._held)
-        if not room:
-            return 0
-        taken = jobs.take(self._context.database, list(self._kinds), room, LEASE_SECONDS)
+            held = Counter(job.kind for job in self._held.values())
+        kinds = [name for name in self._kinds if held[name] < room]
+        taken = self._taken(kinds, room, held) if kinds else []
+        if not taken and self._subjects:
+            self._subjects = {}
+            taken = self._taken(kinds, room, held) if kinds else []
         with self._changed:
             self._held.update({job.id: job for job in taken})
         for job in taken:
             pool.submit(self._do, job).add_done_callback(self._log_failure)
         return len(taken)
+
+    def _taken(self, kinds: Sequence[str], room: int, held: Mapping[str, int]) -> list[Job]:
+        try:
+            taken = jobs.take(
+                self._context.database,
+                kinds,
+                room,
+                LEASE_SECONDS,
+                held=held,
+                after=self._subjects,
+            )
+        except UniqueViolation:
+            # Another worker took one of the same subject at that moment.
+            return []
+        last = sorted((job.kind, job.subject) for job in taken if job.subject)
+        self._subjects = {**self._subjects, **dict(last)}
+        return taken
+
+    def _rest(self) -> bool:
+        """Wait until a job ends; False at once where none is under way."""
+        with self._changed:
+            if not self._held:
+                return False
+            ended = self._ended
+            self._changed.wait_for(lambda: self._ended > ended, POLL_SECONDS)
+            return True
 
     def _do(self, job: Job) -> None:
         try:
@@ -106,6 +137,7 @@ class Worker:
         finally:
             with self._changed:
                 del self._held[job.id]
+                self._ended += 1
                 self._changed.notify_all()
 
     def _perform(self, job: Job, kind: Kind) -> None:
@@ -124,7 +156,7 @@ class Worker:
                     later(transaction)
 
             database.transaction(end)
-            self._done += 1
+            self._count(job, "done")
         except LeaseLostError:
             _log.warning("job %d (%s) took longer than its lease", job.id, job.kind)
         except NotNow as wait:
@@ -132,7 +164,8 @@ class Worker:
         except GiveUp as error:
             self._give_up(job, str(error))
         except Exception as error:
-            sentence = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+            self._count(job, "failed")
+            sentence = f"{type(error).__name__}: {error}"
             if job.tries >= kind.tries:
                 self._give_up(job, sentence)
                 return
@@ -140,20 +173,31 @@ class Worker:
             _log.warning(
                 "job %d (%s) is tried again in %.0f s", job.id, job.kind, seconds, exc_info=True
             )
-            jobs.put_off(database, job, seconds, sentence)
+            jobs.put_off(database, job, seconds, _text(sentence))
 
     def _give_up(self, job: Job, sentence: str) -> None:
         _log.error("job %d (%s) is given up: %s", job.id, job.kind, sentence)
+        self._count(job, "given_up")
         recurs = self._kinds[job.kind].every is not None
-        sentence = sentence[:_ERROR_LENGTH]
-        jobs.give_up(self._context.database, job, sentence, recurs=recurs)
+        jobs.give_up(self._context.database, job, _text(sentence), recurs=recurs)
 
-    def _renew(self) -> None:
+    def _count(self, job: Job, what: str) -> None:
+        with self._changed:
+            self._totals[job.kind][what] += 1
+            self._done += what == "done"
+
+    def _keep(self) -> None:
+        """Renew the leases of what is under way, and tell what was done since."""
         with self._changed:
             held = list(self._held.values())
-        if held:
-            with suppress(Unavailable, DatabaseError):
+            totals, self._totals = self._totals, defaultdict(Counter)
+        try:
+            if held:
                 jobs.renew(self._context.database, held, LEASE_SECONDS)
+            if totals:
+                jobs.count(self._context.database, totals)
+        except (Unavailable, DatabaseError):
+            _log.warning("leases of jobs could not be renewed", exc_info=True)
 
     def _log_failure(self, future: "Future[None]") -> None:
         # It could not even be put off: its lease runs out, and it is taken again.
@@ -161,20 +205,27 @@ class Worker:
             _log.warning("a job could not be ended: %s", error)
 
 
-class _Pool(ThreadPoolExecutor):
-    """Threads for jobs, and one that renews their leases until the last has ended."""
+def _text(sentence: str) -> str:
+    """What Postgres takes for text, not too long."""
+    return sentence[:_ERROR_LENGTH].replace("\0", "")
 
-    def __init__(self, threads: int, renew: Callable[[], None]) -> None:
+
+class _Pool(ThreadPoolExecutor):
+    """Threads for jobs, and one that calls ``keep`` now and then until the last has ended, and once
+    more."""
+
+    def __init__(self, threads: int, keep: Callable[[], None]) -> None:
         super().__init__(threads, thread_name_prefix="job")
         self._ended = threading.Event()
-        self._renewing = threading.Thread(target=self._keep, args=[renew], daemon=True)
-        self._renewing.start()
+        self._keeping = threading.Thread(target=self._keep, args=[keep], daemon=True)
+        self._keeping.start()
 
     def __exit__(self, *error: object) -> None:
         self.shutdown(wait=True)
         self._ended.set()
-        self._renewing.join()
+        self._keeping.join()
 
-    def _keep(self, renew: Callable[[], None]) -> None:
+    def _keep(self, keep: Callable[[], None]) -> None:
         while not self._ended.wait(LEASE_SECONDS / 3):
-            renew()
+            keep()
+        keep()
