@@ -4,6 +4,7 @@ from functools import partial
 
 from chalicelib.http import NameUnknown
 from chalicelib.identity.users import Refused
+from chalicelib.jobs import events
 from chalicelib.metadata import audit, repositories
 from chalicelib.metadata.database import Database, Transaction, UniqueViolation
 from chalicelib.metadata.repositories import New, Owned
@@ -85,6 +86,7 @@ def delete(database: Database, name: str, *, by: str) -> None:
 
     def work(transaction: Transaction) -> None:
         found = _held(transaction, name)
+        events.record(transaction, "delete", name, by)
         repositories.delete(transaction, found.id, name)
         audit.add(
             transaction, "repository.delete", by,

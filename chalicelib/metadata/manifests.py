@@ -113,27 +113,26 @@ def add(
     )
 
 
-def remove(runner: Runner, repository: str, digest: bytes, subject: str) -> bool:
-    """Delete a manifest and its tags; False where there is none. An index that names it makes this
-    a foreign key violation."""
-    runner.run(
+def remove(runner: Runner, repository: str, digest: bytes, subject: str) -> list[str] | None:
+    """Delete a manifest and its tags, which are given; None where there is none. An index that
+    names it makes this a foreign key violation."""
+    tags = runner.run(
         "INSERT INTO tag_history (repository_id, name, subject)"
         " SELECT t.repository_id, t.name, :subject FROM tags t"
         " JOIN repositories r ON r.id = t.repository_id"
-        " WHERE r.name = :repository AND t.digest = :digest",
+        " WHERE r.name = :repository AND t.digest = :digest ORDER BY t.name RETURNING name",
         repository=repository,
         digest=digest,
         subject=subject,
     )
-    return bool(
-        runner.run(
-            "DELETE FROM manifests m USING repositories r"
-            " WHERE r.name = :repository AND m.repository_id = r.id AND m.digest = :digest"
-            " RETURNING 1",
-            repository=repository,
-            digest=digest,
-        )
+    gone = runner.run(
+        "DELETE FROM manifests m USING repositories r"
+        " WHERE r.name = :repository AND m.repository_id = r.id AND m.digest = :digest"
+        " RETURNING 1",
+        repository=repository,
+        digest=digest,
     )
+    return [name for (name,) in tags] if gone else None
 
 
 class Referrer(NamedTuple):

@@ -14,6 +14,7 @@ from chalicelib.http import (
     Response,
     SizeInvalid,
 )
+from chalicelib.jobs import events
 from chalicelib.metadata import blobs, manifests, repositories, tags
 from chalicelib.metadata.database import ForeignKeyViolation, Transaction
 from chalicelib.registry import documents
@@ -102,8 +103,19 @@ def put(context: Context, request: Request) -> Response:
             _refuse_missing(record.children - children - layers, "manifest")
         kept = replace(record, blobs=record.blobs | layers, children=record.children - layers)
         manifests.add(transaction, repository_id, kept, frozenset(there), frozenset(children))
-        for name in sorted(names):
-            tags.move(transaction, repository_id, name, digest, request.subject.id)
+        subject = request.subject.id
+        moves = [
+            tags.move(transaction, repository_id, name, digest, subject) for name in sorted(names)
+        ]
+        pushed = {
+            "digest": digests.unpack(digest),
+            "media_type": document.media_type,
+            "artifact_type": document.artifact_type,
+            "size": len(request.body),
+            "tags": sorted(names),
+        }
+        told = [_tag_event(move.name, digest, move.previous) for move in moves if move]
+        events.record_all(transaction, repository, subject, [("push", pushed), *told])
         return [
             item.digest
             for item in document.blobs
@@ -127,24 +139,51 @@ def delete(context: Context, request: Request) -> Response:
     """Delete a tag, or a manifest with all its tags (end-9)."""
     repository, reference = request.params["repository"], request.params["reference"]
     if ":" not in reference:
-        tagged = is_tag(reference)
-        if not (
-            tagged and tags.remove(context.database, repository, reference, request.subject.id)
-        ):
-            raise _unknown(request)
-        return Response(202)
-    digest = digests.pack(reference)
-    try:
-        gone = context.database.transaction(
-            lambda transaction: manifests.remove(
-                transaction, repository, digest, request.subject.id
-            )
+        gone = is_tag(reference) and context.database.transaction(
+            lambda transaction: _delete_tag(transaction, request, repository, reference)
         )
-    except ForeignKeyViolation:
-        raise in_use(context, repository, digest, "manifest") from None
+    else:
+        digest = digests.pack(reference)
+        try:
+            gone = context.database.transaction(
+                lambda transaction: _delete_manifest(transaction, request, repository, digest)
+            )
+        except ForeignKeyViolation:
+            raise in_use(context, repository, digest, "manifest") from None
     if not gone:
         raise _unknown(request)
     return Response(202)
+
+
+def _delete_tag(transaction: Transaction, request: Request, repository: str, name: str) -> bool:
+    digest = tags.remove(transaction, repository, name, request.subject.id)
+    if digest is None:
+        return False
+    deleted = {"digest": digests.unpack(digest), "tag": name}
+    told: list[events.Event] = [("delete", deleted), _tag_event(name, None, digest)]
+    events.record_all(transaction, repository, request.subject.id, told)
+    return True
+
+
+def _delete_manifest(
+    transaction: Transaction, request: Request, repository: str, digest: bytes
+) -> bool:
+    untagged = manifests.remove(transaction, repository, digest, request.subject.id)
+    if untagged is None:
+        return False
+    told: list[events.Event] = [("delete", {"digest": digests.unpack(digest)})]
+    told += [_tag_event(name, None, digest) for name in untagged]
+    events.record_all(transaction, repository, request.subject.id, told)
+    return True
+
+
+def _tag_event(name: str, digest: bytes | None, previous: bytes | None) -> events.Event:
+    """That a tag points to another manifest than it did: None for none."""
+    return "tag", {
+        "tag": name,
+        "digest": digest and digests.unpack(digest),
+        "previous": previous and digests.unpack(previous),
+    }
 
 
 def _digests(descriptors: Iterable[documents.Descriptor]) -> frozenset[bytes]:
