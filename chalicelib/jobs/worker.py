@@ -56,6 +56,7 @@ class Worker:
         """Do jobs until told to stop, and then end those under way."""
         with self._pool() as pool:
             while not stop.is_set():
+                ended = self._ended
                 try:
                     self._schedule()
                     self._take(pool)
@@ -63,7 +64,7 @@ class Worker:
                     _log.warning("no jobs can be taken; trying again", exc_info=True)
                     stop.wait(_PAUSE)
                     continue
-                if not self._rest():
+                if not self._rest(ended):
                     stop.wait(POLL_SECONDS)
 
     def drain(self, until: float = float("inf")) -> int:
@@ -73,8 +74,9 @@ class Worker:
             self._schedule()
             while time.monotonic() < until:
                 ended = self._ended
+                self._take(pool)
                 # One that ended may have had others wait for it, or have added some.
-                if not self._take(pool) and not self._rest() and ended == self._ended:
+                if not self._rest(ended):
                     break
         return self._done
 
@@ -122,14 +124,11 @@ class Worker:
         self._subjects = {**self._subjects, **dict(last)}
         return taken
 
-    def _rest(self) -> bool:
-        """Wait until a job ends; False at once where none is under way."""
+    def _rest(self, ended: int) -> bool:
+        """Wait until more than so many jobs have ended; False where none is under way."""
         with self._changed:
-            if not self._held:
-                return False
-            ended = self._ended
-            self._changed.wait_for(lambda: self._ended > ended, POLL_SECONDS)
-            return True
+            self._changed.wait_for(lambda: self._ended > ended or not self._held, POLL_SECONDS)
+            return self._ended > ended or bool(self._held)
 
     def _do(self, job: Job) -> None:
         try:

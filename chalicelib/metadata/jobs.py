@@ -35,7 +35,8 @@ class Entry(NamedTuple):
 
 class Depth(NamedTuple):
     """How many jobs of a kind there are. ``age`` is how many seconds the oldest that is due has
-    been; ``failing`` have failed and are tried again."""
+    been; ``failing`` have failed and are tried again. ``done``, ``failed`` (attempts) and
+    ``given_up`` count since the registry was made."""
 
     kind: str
     waiting: int
@@ -43,6 +44,9 @@ class Depth(NamedTuple):
     failing: int
     dead: int
     age: float
+    done: int
+    failed: int
+    given_up: int
 
 
 _SECONDS = "CAST(:{} AS double precision) * interval '1 second'"
@@ -53,11 +57,45 @@ _STATE = (
 _ENTRY = f"id, kind, subject, {_STATE}, tries, due_at, created_at, error, data"
 
 
+# The next job of the next subject, which alone of its subject may begin.
+_HEAD = (
+    "(SELECT subject, id FROM jobs WHERE kind = {0}.kind AND subject > {0}.subject"
+    " AND subject <> '' AND dead_at IS NULL ORDER BY subject, taken DESC, id LIMIT 1)"
+)
+# Every step ends as soon as it has found enough: what it costs does not depend on how many jobs
+# there are.
+_TAKE = (
+    "WITH RECURSIVE asked AS (SELECT * FROM unnest(CAST(:kinds AS text[]),"
+    " CAST(:held AS integer[]), CAST(:after AS text[])) AS a (kind, held, subject)),"
+    " heads AS (SELECT a.kind, h.subject, h.id FROM asked a CROSS JOIN LATERAL "
+    + _HEAD.format("a")
+    + " h UNION ALL SELECT p.kind, h.subject, h.id FROM heads p CROSS JOIN LATERAL "
+    + _HEAD.format("p")
+    + " h), unordered AS (SELECT a.kind, a.held, j.id, j.due_at FROM asked a CROSS JOIN LATERAL"
+    " (SELECT id, due_at FROM jobs WHERE kind = a.kind AND subject = '' AND dead_at IS NULL"
+    " AND due_at <= now() ORDER BY due_at LIMIT :count FOR UPDATE SKIP LOCKED) j),"
+    " ordered AS (SELECT h.kind, j.id, j.due_at FROM heads h CROSS JOIN LATERAL"
+    " (SELECT id, due_at FROM jobs WHERE id = h.id AND dead_at IS NULL AND due_at <= now()"
+    " FOR UPDATE SKIP LOCKED) j LIMIT :count),"
+    " due AS (SELECT * FROM unordered UNION ALL"
+    " SELECT kind, held, id, due_at FROM ordered JOIN asked USING (kind)),"
+    " ranked AS (SELECT id, due_at, held"
+    " + row_number() OVER (PARTITION BY kind ORDER BY due_at, id) AS place FROM due),"
+    " placed AS (SELECT id, place, row_number() OVER (ORDER BY place, due_at, id) AS position"
+    " FROM ranked),"
+    " chosen AS (SELECT id FROM placed WHERE position <= :count"
+    " AND (NOT :shared OR place <= :count - position + 1))"
+    " UPDATE jobs j SET attempt = attempt + 1, tries = tries + 1, taken = true,"
+    f" due_at = now() + {_SECONDS.format('lease')} FROM chosen WHERE j.id = chosen.id"
+    " RETURNING j.id, kind, subject, data, attempt, tries"
+)
+
+
 def add(
     runner: Runner, kind: str, data: Mapping[str, Any], *, subject: str = "", delay: float = 0
 ) -> None:
-    """Have this done, ``delay`` seconds from now. Jobs with one ``subject`` are done one after
-    another."""
+    """Have this done, ``delay`` seconds from now. Jobs of one kind with one ``subject`` are done
+    one after another, in the order in which they were added."""
     runner.run(
         "INSERT INTO jobs (kind, subject, data, due_at)"
         f" VALUES (:kind, :subject, CAST(:data AS jsonb), now() + {_SECONDS.format('delay')})",
@@ -79,26 +117,37 @@ def schedule(runner: Runner, periods: Mapping[str, int]) -> None:
         " ON CONFLICT (kind) DO UPDATE SET due_at = excluded.due_at WHERE s.due_at <= now()"
         " RETURNING kind)"
         " INSERT INTO jobs (kind, data) SELECT kind, '{}' FROM come WHERE NOT EXISTS"
-        " (SELECT FROM jobs j WHERE j.kind = come.kind AND dead_at IS NULL)",
+        " (SELECT FROM jobs j WHERE j.kind = come.kind AND subject = '' AND dead_at IS NULL)",
         kinds=list(periods),
         seconds=list(periods.values()),
     )
 
 
-def take(runner: Runner, kinds: Sequence[str], count: int, lease: float) -> list[Job]:
+def take(
+    runner: Runner,
+    kinds: Sequence[str],
+    count: int,
+    lease: float,
+    *,
+    held: Mapping[str, int] | None = None,
+    after: Mapping[str, str] | None = None,
+) -> list[Job]:
     """Take at most ``count`` jobs of these kinds that are due, for ``lease`` seconds: then
-    another worker may take them."""
+    another worker may take them.
+
+    Each kind has its turn, however many jobs there are of another. With ``held``, how many of each
+    kind the caller has under way, none gets more than half of what is then free: one that hangs
+    leaves room for the others. Subjects are looked at from the one ``after`` which the caller last
+    took a job of that kind. Raises ``UniqueViolation`` where another worker takes a job of the same
+    subject at that moment.
+    """
     rows = runner.run(
-        "WITH due AS (SELECT id FROM jobs j"
-        " WHERE due_at <= now() AND dead_at IS NULL AND kind = ANY(CAST(:kinds AS text[]))"
-        " AND (subject = '' OR NOT EXISTS (SELECT FROM jobs e"
-        " WHERE e.subject = j.subject AND e.subject <> '' AND e.id < j.id AND e.dead_at IS NULL))"
-        " ORDER BY due_at LIMIT :count FOR UPDATE SKIP LOCKED)"
-        " UPDATE jobs j SET attempt = attempt + 1, tries = tries + 1, taken = true,"
-        f" due_at = now() + {_SECONDS.format('lease')} FROM due WHERE j.id = due.id"
-        " RETURNING j.id, kind, subject, data, attempt, tries",
+        _TAKE,
         kinds=list(kinds),
+        held=[(held or {}).get(kind, 0) for kind in kinds],
+        after=[(after or {}).get(kind, "") for kind in kinds],
         count=count,
+        shared=held is not None,
         lease=lease,
     )
     return [Job(*row) for row in sorted(rows)]
@@ -166,6 +215,21 @@ def give_up(runner: Runner, job: Job, error: str, *, recurs: bool) -> None:
     )
 
 
+def count(runner: Runner, totals: Mapping[str, Mapping[str, int]]) -> None:
+    """Add to what was ``done``, what ``failed`` and what was ``given_up``, by kind."""
+    kinds = sorted(totals)
+    columns = ("done", "failed", "given_up")
+    runner.run(
+        "INSERT INTO job_totals AS t (kind, done, failed, given_up) SELECT * FROM"
+        " unnest(CAST(:kinds AS text[]), CAST(:done AS bigint[]), CAST(:failed AS bigint[]),"
+        " CAST(:given_up AS bigint[])) AS n (kind, done, failed, given_up) ORDER BY kind"
+        " ON CONFLICT (kind) DO UPDATE SET done = t.done + excluded.done,"
+        " failed = t.failed + excluded.failed, given_up = t.given_up + excluded.given_up",
+        kinds=kinds,
+        **{column: [totals[kind].get(column, 0) for kind in kinds] for column in columns},
+    )
+
+
 def page(runner: Runner, after: int, count: int, *, kind: str = "", state: str = "") -> list[Entry]:
     """At most ``count`` jobs with ids above ``after``; of one kind or state where these are
     named."""
@@ -207,14 +271,17 @@ def drop(runner: Runner, job_id: int) -> bool:
 
 
 def depths(runner: Runner) -> list[Depth]:
-    """How many jobs of each kind there are, in the order of their names."""
+    """How many jobs of each kind there are and were, in the order of their names."""
     rows = runner.run(
-        f"SELECT kind, count(*) FILTER (WHERE dead_at IS NULL AND NOT {_RUNNING}),"
-        f" count(*) FILTER (WHERE {_RUNNING}),"
-        " count(*) FILTER (WHERE dead_at IS NULL AND error <> ''),"
-        " count(*) FILTER (WHERE dead_at IS NOT NULL),"
-        " coalesce(extract(epoch FROM now() - min(due_at)"
-        " FILTER (WHERE dead_at IS NULL AND due_at <= now())), 0)"
-        " FROM jobs GROUP BY kind ORDER BY kind"
+        "SELECT kind, coalesce(waiting, 0), coalesce(running, 0), coalesce(failing, 0),"
+        " coalesce(dead, 0), coalesce(age, 0), coalesce(done, 0), coalesce(failed, 0),"
+        " coalesce(given_up, 0) FROM (SELECT kind,"
+        f" count(*) FILTER (WHERE dead_at IS NULL AND NOT {_RUNNING}) AS waiting,"
+        f" count(*) FILTER (WHERE {_RUNNING}) AS running,"
+        " count(*) FILTER (WHERE dead_at IS NULL AND error <> '') AS failing,"
+        " count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead,"
+        " CAST(extract(epoch FROM now() - min(due_at)"
+        " FILTER (WHERE dead_at IS NULL AND due_at <= now())) AS double precision) AS age"
+        " FROM jobs GROUP BY kind) j FULL JOIN job_totals USING (kind) ORDER BY kind"
     )
-    return [Depth(*row)._replace(age=float(row[5])) for row in rows]
+    return [Depth(*row) for row in rows]

@@ -237,4 +237,4 @@ def test_depths(jobs_context: Context, database: Database) -> None:
     [first, second] = jobs.depths(database)
     assert first[:5] == ("a", 2, 0, 0, 0)
     assert 4.9 < first.age < 10
-    assert second == ("b", 0, 1, 0, 0, 0.0)
+    assert second == ("b", 0, 1, 0, 0, 0.0, 0, 0, 0)
