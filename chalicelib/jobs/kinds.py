@@ -1,8 +1,10 @@
 """The table of jobs: what kinds there are, and which recur."""
 
-from chalicelib.jobs import MINUTE, Kind, expiry
+from chalicelib.jobs import DAY, HOUR, MINUTE, Kind, collection, expiry, quotas, retention
 
 KINDS = (
     Kind("uploads.expire", expiry.uploads, every=5 * MINUTE),
+    Kind("collect", collection.perform, every=5 * MINUTE),
+    Kind("quotas.warn", quotas.warn),
     Kind("identity.expire", expiry.identity, every=5 * MINUTE),
 )

@@ -7,17 +7,21 @@ from chalicelib.metadata.database import Runner
 
 class Copy(NamedTuple):
     """Where a blob is: its size in bytes and its key in one store, and whether a read found no
-    object there."""
+    object there. ``unreferenced``: for how many seconds, at most, no manifest of the repository
+    has named it; None where one does."""
 
     size: int
     key: str
     missing: bool
+    unreferenced: float | None
 
 
 def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | None:
     """A blob, as seen through a repository."""
     rows = runner.run(
-        "SELECT b.size, c.key, c.missing FROM repositories r"
+        "SELECT b.size, c.key, c.missing,"
+        " CAST(extract(epoch FROM now() - l.unreferenced_since) AS double precision)"
+        " FROM repositories r"
         " JOIN repository_blobs l ON l.repository_id = r.id AND l.digest = :digest"
         " JOIN blobs b ON b.digest = l.digest"
         " JOIN blob_copies c ON c.digest = l.digest AND c.store = :store"
@@ -34,7 +38,8 @@ def link(runner: Runner, repository_id: int, digest: bytes) -> None:
     (``uploads.commit`` does this too, within its one statement.)"""
     runner.run(
         "INSERT INTO repository_blobs (repository_id, digest) VALUES (:repository, :digest)"
-        " ON CONFLICT (repository_id, digest) DO UPDATE SET linked_at = now()",
+        " ON CONFLICT (repository_id, digest)"
+        " DO UPDATE SET linked_at = now(), unreferenced_since = clock_timestamp()",
         repository=repository_id,
         digest=digest,
     )
@@ -44,6 +49,20 @@ def link(runner: Runner, repository_id: int, digest: bytes) -> None:
         " AND blob IS NULL AND child IS NULL AND NOT is_manifest",
         repository=repository_id,
         digest=digest,
+    )
+
+
+def renew(runner: Runner, repository: str, digest: bytes) -> bool:
+    """Begin the grace of a blob in a repository anew; False where it is not there any more."""
+    return bool(
+        runner.run(
+            "UPDATE repository_blobs l SET unreferenced_since = clock_timestamp()"
+            " FROM repositories r"
+            " WHERE r.name = :repository AND l.repository_id = r.id AND l.digest = :digest"
+            " RETURNING 1",
+            repository=repository,
+            digest=digest,
+        )
     )
 
 

@@ -8,11 +8,13 @@ from chalicelib.metadata.database import Runner
 
 
 class Stored(NamedTuple):
-    """A manifest as it was pushed."""
+    """A manifest as it was pushed. ``unreferenced``: for how many seconds, at most, nothing has
+    named it; None where something does."""
 
     digest: bytes
     media_type: str
     payload: bytes
+    unreferenced: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class Record:
 def by_digest(runner: Runner, repository: str, digest: bytes) -> Stored | None:
     """The manifest of that digest."""
     rows = runner.run(
-        "SELECT m.digest, m.media_type, m.payload FROM repositories r"
+        "SELECT m.digest, m.media_type, m.payload,"
+        " CAST(extract(epoch FROM now() - m.unreferenced_since) AS double precision)"
+        " FROM repositories r"
         " JOIN manifests m ON m.repository_id = r.id AND m.digest = :digest"
         " WHERE r.name = :repository",
         repository=repository,
@@ -53,6 +57,19 @@ def by_tag(runner: Runner, repository: str, tag: str) -> Stored | None:
         tag=tag,
     )
     return Stored(*rows[0]) if rows else None
+
+
+def renew(runner: Runner, repository: str, digest: bytes) -> bool:
+    """Begin the grace of a manifest anew; False where it is not there any more."""
+    return bool(
+        runner.run(
+            "UPDATE manifests m SET unreferenced_since = clock_timestamp() FROM repositories r"
+            " WHERE r.name = :repository AND m.repository_id = r.id AND m.digest = :digest"
+            " RETURNING 1",
+            repository=repository,
+            digest=digest,
+        )
+    )
 
 
 def existing(runner: Runner, repository_id: int, digests: list[bytes]) -> set[bytes]:
@@ -78,23 +95,29 @@ def add(
     """Keep a manifest and its references, of which ``blobs`` and ``children`` are there. One that
     is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest.
     Indexes that were admitted without it hold it from now on."""
-    # In digest order, so that two pushes lock the rows they share in the same order.
+    # References come after the manifest's row (FROM kept): where that is being deleted, the former
+    # references may not be gone before. In digest order, so that two pushes lock the rows that they
+    # share in the same order.
     named = [(digest, False, digest in blobs) for digest in sorted(record.blobs)]
     named += [(digest, True, digest in children) for digest in sorted(record.children)]
     runner.run(
         "WITH kept AS ("
         " INSERT INTO manifests"
-        " (repository_id, digest, media_type, artifact_type, subject, payload, annotations)"
+        " (repository_id, digest, media_type, artifact_type, subject, payload, annotations,"
+        " had_subject)"
         " VALUES (:repository, :digest, :media_type, :artifact_type, :subject, :payload,"
-        " :annotations)"
-        " ON CONFLICT (repository_id, digest) DO UPDATE SET pushed_at = now()"
+        " :annotations, EXISTS (SELECT FROM manifests s"
+        " WHERE s.repository_id = :repository AND s.digest = :subject))"
+        " ON CONFLICT (repository_id, digest)"
+        " DO UPDATE SET pushed_at = now(), unreferenced_since = clock_timestamp(),"
+        " had_subject = manifests.had_subject OR excluded.had_subject RETURNING 1"
         "), named AS ("
         " INSERT INTO manifest_references"
         " (repository_id, manifest, digest, is_manifest, blob, child)"
         " SELECT :repository, :digest, d, is_manifest,"
         " CASE WHEN there AND NOT is_manifest THEN d END,"
         " CASE WHEN there AND is_manifest THEN d END"
-        " FROM unnest(CAST(:digests AS bytea[]), CAST(:kinds AS boolean[]),"
+        " FROM kept, unnest(CAST(:digests AS bytea[]), CAST(:kinds AS boolean[]),"
         " CAST(:there AS boolean[])) AS named (d, is_manifest, there)"
         " ON CONFLICT DO NOTHING"
         ") UPDATE manifest_references SET child = digest"

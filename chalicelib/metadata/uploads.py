@@ -195,7 +195,8 @@ def commit(
         "), link AS ("
         " INSERT INTO repository_blobs (repository_id, digest)"
         " SELECT home.id, blob.digest FROM home, blob"
-        " ON CONFLICT (repository_id, digest) DO UPDATE SET linked_at = now()"
+        " ON CONFLICT (repository_id, digest)"
+        " DO UPDATE SET linked_at = now(), unreferenced_since = clock_timestamp()"
         "), held AS ("
         " UPDATE manifest_references f SET blob = f.digest FROM home"
         " WHERE f.repository_id = home.id AND f.digest = :digest"
@@ -242,10 +243,12 @@ def expired(runner: Runner, count: int) -> list[str]:
 
 
 def keys(runner: Runner, upload_id: str, store: str) -> list[tuple[str, bool]]:
-    """Every key that the upload's requests were given, and whether a blob's copy is there now."""
+    """Every key that the upload's requests were given, and whether a blob's copy is there now, or
+    was, which collection deletes in its time."""
     rows = runner.run(
-        "SELECT k.key, c.key IS NOT NULL FROM upload_keys k"
+        "SELECT k.key, c.key IS NOT NULL OR d.key IS NOT NULL FROM upload_keys k"
         " LEFT JOIN blob_copies c ON c.key = k.key AND c.store = :store"
+        " LEFT JOIN doomed_objects d ON d.key = k.key AND d.store = :store"
         " WHERE k.upload_id = CAST(:id AS uuid)",
         id=upload_id,
         store=store,

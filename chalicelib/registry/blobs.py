@@ -20,9 +20,8 @@ _IMMUTABLE = ("Cache-Control", "private, max-age=31536000, immutable")
 def get(context: Context, request: Request) -> Response:
     """A blob's bytes (end-2): a redirect to storage, or the bytes or a range of them."""
     digest = digests.pack(request.params["digest"])
-    found = blobs.find(context.database, request.params["repository"], digest, context.store.name)
-    if found is None or (found.missing and not _is_back(context, digest, found)):
-        raise _unknown(request)
+    found = _find(context, request, digest)
+    head = request.method == "HEAD"
     etag = f'"{request.params["digest"]}"'
     headers = [
         ("Docker-Content-Digest", request.params["digest"]),
@@ -32,7 +31,6 @@ def get(context: Context, request: Request) -> Response:
     if matches(request.headers.get("If-None-Match"), etag):
         return Response(304, [*headers, _IMMUTABLE])
 
-    head = request.method == "HEAD"
     if context.settings.downloads == "redirect" and (not head or context.head_by_redirect):
         url = context.store.presign(request.method, found.key, context.settings.presign_expiry)
         if url is not None:
@@ -61,6 +59,19 @@ def get(context: Context, request: Request) -> Response:
         raise _unknown(request) from None
 
 
+def _find(context: Context, request: Request, digest: bytes) -> blobs.Copy:
+    """A blob of the repository. Raises ``BlobUnknown``."""
+    database, repository = context.database, request.params["repository"]
+    found = blobs.find(database, repository, digest, context.store.name)
+    if found is None or (found.missing and not _is_back(context, digest, found)):
+        raise _unknown(request)
+    # Who is told by HEAD that it is here does not push it before the manifest that names it.
+    stale = request.method == "HEAD" and is_stale(context, found.unreferenced)
+    if stale and not blobs.renew(database, repository, digest):
+        raise _unknown(request)
+    return found
+
+
 def _is_back(context: Context, digest: bytes, copy: blobs.Copy) -> bool:
     """Whether an object that was missing is there after all: storage was not what it should be."""
     if context.store.size(copy.key) != copy.size:
@@ -79,6 +90,11 @@ def delete(context: Context, request: Request) -> Response:
     except ForeignKeyViolation:
         raise in_use(context, repository, digest, "blob") from None
     return Response(202)
+
+
+def is_stale(context: Context, unreferenced: float | None) -> bool:
+    """Whether less than half of the grace is left of what nothing has named for so many seconds."""
+    return unreferenced is not None and unreferenced > context.settings.grace / 2
 
 
 def in_use(context: Context, repository: str, digest: bytes, noun: str) -> Unsupported:

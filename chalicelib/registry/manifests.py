@@ -18,7 +18,7 @@ from chalicelib.jobs import events
 from chalicelib.metadata import blobs, manifests, repositories, tags
 from chalicelib.metadata.database import ForeignKeyViolation, Transaction
 from chalicelib.registry import documents
-from chalicelib.registry.blobs import in_use, matches
+from chalicelib.registry.blobs import in_use, is_stale, matches
 from chalicelib.registry.names import checked_tag, is_tag
 
 _MOST_TAGS = 1000
@@ -35,6 +35,10 @@ def get(context: Context, request: Request) -> Response:
         stored = manifests.by_tag(context.database, repository, reference) if tagged else None
         caching = "private, no-cache"
     if stored is None:
+        raise _unknown(request)
+    # Who is told by HEAD that it is here does not push it before the index that names it.
+    stale = request.method == "HEAD" and is_stale(context, stored.unreferenced)
+    if stale and not manifests.renew(context.database, repository, stored.digest):
         raise _unknown(request)
     digest = digests.unpack(stored.digest)
     etag = f'"{digest}"'

@@ -231,6 +231,9 @@ class _Ending:
             hashing = _resume(upload, digest) if upload.state == "open" else None
             if not commit(context, self._request, upload, digest, upload.staged, hashing):
                 raise _overtaken(context, self._request, upload)
+        elif not blobs.renew(context.database, upload.repository, digest):
+            # It was committed, and deleted or collected since.
+            raise _unknown()
         return _created(context, upload.repository, digest)
 
     def abort(self) -> None:
