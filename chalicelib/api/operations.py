@@ -49,6 +49,7 @@ NOUNS = (
     "grants",
     "trust",
     "repositories",
+    "pulls",
     "tokens",
     "audit",
     "openapi",

@@ -61,11 +61,13 @@ class Repository(msgspec.Struct):
 
 class RepositoryDetail(Repository):
     """All of a repository; ``size`` is that of its distinct blobs in bytes, ``pushed_at`` when a
-    manifest last came."""
+    manifest last came, ``pulled_at`` when one last went."""
 
     tags: int
     size: int
     pushed_at: datetime | None
+    pulls: int
+    pulled_at: datetime | None
 
 
 def create_repository(call: Call) -> RepositoryDetail:
@@ -186,6 +188,8 @@ def _detail(call: Call, name: str) -> RepositoryDetail:
         tags=found.tags,
         size=found.size,
         pushed_at=found.pushed_at,
+        pulls=found.pulls,
+        pulled_at=found.pulled_at,
     )
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from chalicelib.cli import CommandError, Commands
@@ -126,6 +127,8 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
     repositories = group("repo", "manage repositories")
     add(repositories, "list", list_repositories, "list all repositories")
+    parser = add(repositories, "pulls", show_pulls, "show how often a repository was pulled")
+    parser.add_argument("name", metavar="NAME")
     parser = add(repositories, "rename", rename_repository, "give a repository another name")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("to", metavar="NEW-NAME", help="the former name leads there from now on")
@@ -407,6 +410,33 @@ def list_repositories(options: argparse.Namespace) -> int:
         for name, visibility in shown:
             print(f"{visibility:8} {name}")
     return 0
+
+
+def show_pulls(options: argparse.Namespace) -> int:
+    """Show pulls of a repository and of its tags."""
+    from chalicelib import digests
+    from chalicelib.metadata import pulls
+
+    tags: list[pulls.Counted] = []
+    with _opened() as (database, _settings):
+        total = pulls.of_repository(database, options.name)
+        if total is None:
+            raise CommandError(f"there is no repository {options.name}")
+        while more := pulls.of_tags(database, options.name, tags[-1].tag if tags else "", 1000):
+            tags += more
+    if options.json:
+        shown = [each._asdict() | {"digest": digests.unpack(each.digest)} for each in tags]
+        answer = {"name": options.name, **total._asdict(), "tags": shown}
+        print(json.dumps(answer, default=lambda at: at.isoformat()))
+        return 0
+    print(f"{total.pulls:10}  {_moment(total.pulled_at)}  {options.name}")
+    for each in tags:
+        print(f"{each.pulls:10}  {_moment(each.pulled_at)}  {options.name}:{each.tag}")
+    return 0
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}" if at else f"{'never':19}"
 
 
 def rename_repository(options: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ class Summary(NamedTuple):
 
 class Detail(NamedTuple):
     """All that is told of a repository: ``size`` is that of its distinct blobs in bytes,
-    ``pushed_at`` when a manifest last came."""
+    ``pushed_at`` when a manifest last came, ``pulled_at`` when one last went."""
 
     name: str
     public: bool
@@ -83,6 +83,8 @@ class Detail(NamedTuple):
     tags: int
     size: int
     pushed_at: Any
+    pulls: int
+    pulled_at: Any
 
 
 _NAMESPACE = "(SELECT a.id FROM accounts a WHERE a.name = split_part(r.name, '/', 1))"
@@ -202,7 +204,9 @@ def detail(runner: Runner, account_id: int | None, name: str) -> Detail | None:
         f"SELECT {_SUMMARY}, (SELECT count(*) FROM tags t WHERE t.repository_id = r.id),"
         " CAST((SELECT coalesce(sum(b.size), 0) FROM repository_blobs l JOIN blobs b USING (digest)"
         " WHERE l.repository_id = r.id) AS bigint),"
-        " (SELECT max(m.pushed_at) FROM manifests m WHERE m.repository_id = r.id)"
+        " (SELECT max(m.pushed_at) FROM manifests m WHERE m.repository_id = r.id),"
+        " coalesce((SELECT p.pulls FROM repository_pulls p WHERE p.repository_id = r.id), 0),"
+        " (SELECT p.pulled_at FROM repository_pulls p WHERE p.repository_id = r.id)"
         f" FROM {READERS} WHERE r.name = :name",
         account=account_id,
         name=name,

@@ -55,6 +55,8 @@ def test_a_repository_is_made(world: Realm) -> None:
         "tags": 0,
         "size": 0,
         "pushed_at": None,
+        "pulls": 0,
+        "pulled_at": None,
     }
     assert alice.api("GET", "/repositories/alice/app").json == answer.json
     again = alice.api("POST", "/repositories", {"name": "alice/app"})
