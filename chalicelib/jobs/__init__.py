@@ -15,7 +15,7 @@ from chalicelib.metadata.jobs import Job
 if TYPE_CHECKING:
     from chalicelib.context import Context
 
-__all__ = ["GiveUp", "Job", "Kind", "Later", "NotNow"]
+__all__ = ["GiveUp", "Job", "Kind", "Later", "NotNow", "TryAgain"]
 
 Later = Callable[[Transaction], None]
 """What ends with a job, in one transaction."""
@@ -25,6 +25,11 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 class GiveUp(Exception):
     """Trying again would be in vain. The text is a sentence for whoever runs the registry."""
+
+
+class TryAgain(Exception):
+    """It did not work, for a reason that lies outside. The text is a sentence for whoever runs the
+    registry."""
 
 
 class NotNow(Exception):

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from chalicelib.context import Context
 from chalicelib.http import Unavailable
-from chalicelib.jobs import GiveUp, Job, Kind, NotNow
+from chalicelib.jobs import GiveUp, Job, Kind, NotNow, TryAgain
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import DatabaseError, Transaction, UniqueViolation
 
@@ -164,14 +164,16 @@ class Worker:
             self._give_up(job, str(error))
         except Exception as error:
             self._count(job, "failed")
-            sentence = f"{type(error).__name__}: {error}"
+            expected = isinstance(error, TryAgain)
+            sentence = str(error) if expected else f"{type(error).__name__}: {error}"
             if job.tries >= kind.tries:
                 self._give_up(job, sentence)
                 return
             seconds = kind.pause(job.tries) * random.uniform(0.5, 1.5)  # noqa: S311
             _log.warning(
-                "job %d (%s) is tried again in %.0f s", job.id, job.kind, seconds, exc_info=True
-            )
+                "job %d (%s) is tried again in %.0f s: %s", job.id, job.kind, seconds, sentence,
+                exc_info=not expected,
+            )  # fmt: skip
             jobs.put_off(database, job, seconds, _text(sentence))
 
     def _give_up(self, job: Job, sentence: str) -> None:
