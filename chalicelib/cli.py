@@ -22,6 +22,7 @@ ROOMS = (
     "chalicelib.metadata.command",
     "chalicelib.identity.command",
     "chalicelib.jobs.command",
+    "chalicelib.registry.command",
     "chalicelib.jobs.orphans_command",
     "chalicelib.resolvers.command",
 )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
 PREFIX = "OPENREGISTRY_"
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -166,6 +166,7 @@ def _quantity(units: Mapping[str, int], low: int, high: int, wanted: str) -> Cal
 
 def _size(low: int, high: int) -> Callable[[str], int]:
     units = {"": 1, "b": 1, "k": KIB, "kib": KIB, "m": MIB, "mib": MIB, "g": GIB, "gib": GIB}
+    units |= {"t": TIB, "tib": TIB}
     return _quantity(units, low, high, "a number of bytes, like 8388608 or 8MiB")
 
 
@@ -507,6 +508,14 @@ def parse_seconds(text: str) -> int:
     """A time like 90d, from a second to ten years. Raises ``ValueError`` with a sentence."""
     try:
         return _seconds(1, 3650 * DAY)(text.strip())
+    except ValueError as error:
+        raise ValueError(f"{text!r} {error}") from None
+
+
+def parse_size(text: str) -> int:
+    """A size in bytes like 10G, up to 2 to the 60th. Raises ``ValueError`` with a sentence."""
+    try:
+        return _size(0, 1 << 60)(text.strip())
     except ValueError as error:
         raise ValueError(f"{text!r} {error}") from None
 

@@ -8,23 +8,25 @@ from chalicelib.metadata.database import Runner
 class Copy(NamedTuple):
     """Where a blob is: its size in bytes and its key in one store, and whether a read found no
     object there. ``unreferenced``: for how many seconds, at most, no manifest of the repository
-    has named it; None where one does."""
+    has named it; None where one does. ``refusal``: what to tell because it is blocked."""
 
     size: int
     key: str
     missing: bool
     unreferenced: float | None
+    refusal: str | None
 
 
 def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | None:
     """A blob, as seen through a repository."""
     rows = runner.run(
         "SELECT b.size, c.key, c.missing,"
-        " CAST(extract(epoch FROM now() - l.unreferenced_since) AS double precision)"
+        " CAST(extract(epoch FROM now() - l.unreferenced_since) AS double precision), k.refusal"
         " FROM repositories r"
         " JOIN repository_blobs l ON l.repository_id = r.id AND l.digest = :digest"
         " JOIN blobs b ON b.digest = l.digest"
         " JOIN blob_copies c ON c.digest = l.digest AND c.store = :store"
+        " LEFT JOIN blocked_digests k ON k.digest = l.digest"
         " WHERE r.name = :repository",
         repository=repository,
         digest=digest,

@@ -9,11 +9,12 @@ from chalicelib.metadata.database import Runner
 
 class Stored(NamedTuple):
     """A manifest as it was pushed. ``unreferenced``: for how many seconds, at most, nothing has
-    named it; None where something does."""
+    named it; None where something does. ``refusal``: what to tell because it is blocked."""
 
     digest: bytes
     media_type: str
     payload: bytes
+    refusal: str | None
     unreferenced: float | None = None
 
 
@@ -35,10 +36,11 @@ class Record:
 def by_digest(runner: Runner, repository: str, digest: bytes) -> Stored | None:
     """The manifest of that digest."""
     rows = runner.run(
-        "SELECT m.digest, m.media_type, m.payload,"
+        "SELECT m.digest, m.media_type, m.payload, k.refusal,"
         " CAST(extract(epoch FROM now() - m.unreferenced_since) AS double precision)"
         " FROM repositories r"
         " JOIN manifests m ON m.repository_id = r.id AND m.digest = :digest"
+        " LEFT JOIN blocked_digests k ON k.digest = m.digest"
         " WHERE r.name = :repository",
         repository=repository,
         digest=digest,
@@ -49,9 +51,10 @@ def by_digest(runner: Runner, repository: str, digest: bytes) -> Stored | None:
 def by_tag(runner: Runner, repository: str, tag: str) -> Stored | None:
     """The manifest that a tag points to."""
     rows = runner.run(
-        "SELECT m.digest, m.media_type, m.payload FROM repositories r"
+        "SELECT m.digest, m.media_type, m.payload, k.refusal FROM repositories r"
         " JOIN tags t ON t.repository_id = r.id AND t.name = :tag"
         " JOIN manifests m ON m.repository_id = r.id AND m.digest = t.digest"
+        " LEFT JOIN blocked_digests k ON k.digest = m.digest"
         " WHERE r.name = :repository",
         repository=repository,
         tag=tag,

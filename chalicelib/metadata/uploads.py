@@ -5,10 +5,12 @@ one yet), then ``committed`` or ``cancelled``.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from chalicelib.metadata import repositories
+from chalicelib.metadata.blocks import REFUSAL
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.quotas import LIMITED
 from chalicelib.storage import Staged
 
 _COLUMNS = "state, epoch, algorithm, received, hash_state, staged, digest, verified"
@@ -19,7 +21,9 @@ than that, since it is issued with the answer."""
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload as a request found it; ``received`` in bytes."""
+    """An upload as a request found it; ``received`` in bytes. Whoever begins to stage bytes is told
+    whether its namespace has a quota (``limited``), and what to tell because its digest is blocked
+    (``refusal``)."""
 
     id: str
     repository: str
@@ -31,18 +35,22 @@ class Upload:
     staged: Staged | None
     digest: bytes | None
     verified: bool
+    limited: bool = False
+    refusal: str | None = None
 
 
-def create(runner: Runner, upload_id: str, repository: str, algorithm: str, seconds: int) -> None:
-    """Begin an upload whose capabilities last for so many seconds."""
-    runner.run(
+def create(runner: Runner, upload_id: str, repository: str, algorithm: str, seconds: int) -> bool:
+    """Begin an upload whose capabilities last for so many seconds; gives whether its namespace has
+    a quota."""
+    rows = runner.run(
         "INSERT INTO uploads (id, repository, algorithm, expires_at)"
-        f" VALUES (CAST(:id AS uuid), :repository, :algorithm, {_DEADLINE})",
+        f" VALUES (CAST(:id AS uuid), :repository, :algorithm, {_DEADLINE}) RETURNING {LIMITED}",
         id=upload_id,
         repository=repository,
         algorithm=algorithm,
         seconds=seconds,
     )
+    return bool(rows[0][0])
 
 
 def find(runner: Runner, upload_id: str, repository: str) -> Upload | None:
@@ -67,10 +75,17 @@ def renew(runner: Runner, upload_id: str, seconds: int) -> None:
 
 
 def begin(
-    runner: Runner, upload_id: str, repository: str, offset: int | None, key: str, seconds: int
+    runner: Runner,
+    upload_id: str,
+    repository: str,
+    offset: int | None,
+    key: str,
+    seconds: int,
+    digest: bytes | None = None,
 ) -> Upload | None:
     """Raise the epoch of an open upload and record the key of the request that is about to stage
-    bytes. None where it is not open, or has not received ``offset`` bytes exactly."""
+    bytes, and to commit that digest if it names one. None where it is not open, or has not received
+    ``offset`` bytes exactly."""
     rows = runner.run(
         "WITH begun AS ("
         f" UPDATE uploads SET epoch = epoch + 1, expires_at = {_DEADLINE}"
@@ -79,14 +94,19 @@ def begin(
         " AND (CAST(:offset AS bigint) IS NULL OR received = CAST(:offset AS bigint))"
         f" RETURNING id, {_COLUMNS}"
         "), noted AS (INSERT INTO upload_keys (key, upload_id) SELECT :key, id FROM begun)"
-        f" SELECT {_COLUMNS} FROM begun",
+        f" SELECT {_COLUMNS}, {LIMITED}, {REFUSAL} FROM begun",
         id=upload_id,
         repository=repository,
         offset=offset,
         key=key,
         seconds=seconds,
+        wanted=digest,
     )
-    return _upload(upload_id, repository, rows)
+    found = _upload(upload_id, repository, [row[:-2] for row in rows])
+    if found is None:
+        return None
+    limited, refusal = rows[0][-2:]
+    return replace(found, limited=limited, refusal=refusal)
 
 
 def reserve(runner: Runner, upload: Upload, count: int, seconds: int) -> int | None:

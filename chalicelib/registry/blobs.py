@@ -8,6 +8,7 @@ from chalicelib.context import Context
 from chalicelib.http import BlobUnknown, RegistryError, Request, Response, Unsupported
 from chalicelib.metadata import blobs
 from chalicelib.metadata.database import ForeignKeyViolation
+from chalicelib.registry import blocks
 from chalicelib.storage import NoSuchObject
 
 _log = logging.getLogger(__name__)
@@ -60,11 +61,12 @@ def get(context: Context, request: Request) -> Response:
 
 
 def _find(context: Context, request: Request, digest: bytes) -> blobs.Copy:
-    """A blob of the repository. Raises ``BlobUnknown``."""
+    """A blob of the repository. Raises ``BlobUnknown``, and ``Denied`` where it is blocked."""
     database, repository = context.database, request.params["repository"]
     found = blobs.find(database, repository, digest, context.store.name)
     if found is None or (found.missing and not _is_back(context, digest, found)):
         raise _unknown(request)
+    blocks.check(found.refusal, digest)
     # Who is told by HEAD that it is here does not push it before the manifest that names it.
     stale = request.method == "HEAD" and is_stale(context, found.unreferenced)
     if stale and not blobs.renew(database, repository, digest):

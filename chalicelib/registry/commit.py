@@ -6,7 +6,8 @@ them an object where they are.
 """
 
 import logging
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from chalicelib import digests
 from chalicelib.context import Context
@@ -16,6 +17,7 @@ from chalicelib.identity import Permission
 from chalicelib.metadata import uploads
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.uploads import Upload
+from chalicelib.registry import quotas
 from chalicelib.storage import Staged, StorageError
 
 _log = logging.getLogger(__name__)
@@ -51,12 +53,26 @@ def commit(
     # Asked last: all this may have taken a while.
     if not context.access.permits(request.subject, Permission.PUSH, upload.repository):
         raise Denied("You may no longer push to this repository.")
-    kept = _link(context, request, upload, digest, staged)
+    with ended_if_denied(context, request, upload):
+        kept = _link(context, request, upload, digest, staged)
     if kept is None:
         return _by_another(context, request, upload, digest)
     if kept != staged.key or upload.epoch > 1:
         _clear_now(context, upload.id)
     return True
+
+
+@contextmanager
+def ended_if_denied(context: Context, request: Request, upload: Upload) -> Iterator[None]:
+    """End an upload that a quota or a blocked digest keeps from becoming a blob, and keep nothing
+    of what it staged."""
+    try:
+        with quotas.told(context, upload.repository, request.subject):
+            yield
+    except Denied:
+        uploads.cancel(context.database, upload.id, upload.repository)
+        _clear_now(context, upload.id)
+        raise
 
 
 def verify(hashing: Hash | None, digest: bytes, consequence: str = "") -> None:
@@ -101,7 +117,8 @@ def _reread(context: Context, digest: bytes, staged: Staged) -> Hash:
 
 
 def _clear_now(context: Context, upload_id: str) -> None:
-    """Remove what a committed upload leaves: an object that lost a race, pieces that were joined.
+    """Remove what an upload leaves that has ended: an object that lost a race, pieces that were
+    joined.
     What cannot be removed now goes when the upload expires."""
     try:
         clear(context, upload_id)

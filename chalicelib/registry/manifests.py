@@ -17,9 +17,10 @@ from chalicelib.http import (
 from chalicelib.jobs import events
 from chalicelib.metadata import blobs, manifests, repositories, tags
 from chalicelib.metadata.database import ForeignKeyViolation, Transaction
-from chalicelib.registry import documents
+from chalicelib.registry import blocks, documents
 from chalicelib.registry.blobs import in_use, is_stale, matches
 from chalicelib.registry.names import checked_tag, is_tag
+from chalicelib.registry.quotas import told
 
 _MOST_TAGS = 1000
 
@@ -36,6 +37,7 @@ def get(context: Context, request: Request) -> Response:
         caching = "private, no-cache"
     if stored is None:
         raise _unknown(request)
+    blocks.check(stored.refusal, stored.digest)
     # Who is told by HEAD that it is here does not push it before the index that names it.
     stale = request.method == "HEAD" and is_stale(context, stored.unreferenced)
     if stale and not manifests.renew(context.database, repository, stored.digest):
@@ -126,7 +128,8 @@ def put(context: Context, request: Request) -> Response:
             if there.get(digests.pack(item.digest), item.size) != item.size
         ]
 
-    misstated = context.database.transaction(work)
+    with told(context, repository, request.subject):
+        misstated = context.database.transaction(work)
     text = digests.unpack(digest)
     headers = [
         context.location(f"/v2/{repository}/manifests/{text}"),

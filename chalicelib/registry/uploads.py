@@ -29,11 +29,13 @@ from chalicelib.http import (
 )
 from chalicelib.identity import Permission, Subject
 from chalicelib.identity.capabilities import PARAMETER
-from chalicelib.metadata import blobs, repositories, uploads
+from chalicelib.metadata import blobs, quotas, repositories, uploads
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.uploads import Upload
-from chalicelib.registry.commit import clear, commit, verify
+from chalicelib.registry import blocks
+from chalicelib.registry.commit import clear, commit, ended_if_denied, verify
 from chalicelib.registry.names import checked_name
+from chalicelib.registry.quotas import told
 from chalicelib.storage import StorageError, Writer, new_key
 
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/(?:[0-9]+|\*))?")
@@ -58,9 +60,9 @@ def start(context: Context, request: Request) -> Receiver | Response:
                 return _created(context, repository, digest)
     elif "digest" in request.query:
         digest = digests.pack(request.query["digest"])
-        upload_id = _create(context, repository, digests.algorithm(digest))
+        upload_id = _create(context, request, repository, digests.algorithm(digest))
         return _receive(context, request, upload_id, digest)
-    upload_id = _create(context, repository, algorithm)
+    upload_id = _create(context, request, repository, algorithm)
     headers = _progress(context, repository, upload_id, request.subject, 0)
     headers.append(("OCI-Chunk-Min-Length", str(_CHUNK_MIN_LENGTH)))
     return Response(202, headers)
@@ -123,12 +125,19 @@ class _Receiving:
     """Receives the bytes of one request of one upload, and ends it."""
 
     def __init__(
-        self, context: Context, request: Request, upload: Upload, key: str, digest: bytes | None
+        self,
+        context: Context,
+        request: Request,
+        upload: Upload,
+        key: str,
+        digest: bytes | None,
+        most: int | None,
     ) -> None:
         self._context = context
         self._request = request
         self._upload = upload
         self._digest = digest
+        self._most = most
         self._expected = _length(request)
         self._length = 0
         self._hash = _resume(upload, digest)
@@ -143,6 +152,8 @@ class _Receiving:
         self._length += sum(map(len, pieces))
         if self._expected is not None and self._length > self._expected:
             raise _wrong_length(self._expected, self._length)
+        if self._most is not None and self._upload.received + self._length > self._most:
+            self._check_quota()
         if self._hash is not None:
             for piece in pieces:
                 self._hash.update(piece)
@@ -181,6 +192,14 @@ class _Receiving:
         if self._lost and not blobs.is_copy(self._context.database, store.name, self._key):
             # Whoever took the upload over may have cleared it away already, but not these bytes.
             store.discard(self._key)
+
+    def _check_quota(self) -> None:
+        """Refuse bytes that have become more than any blob can have here."""
+        upload, size = self._upload, self._upload.received + self._length
+        self._lost = True
+        with ended_if_denied(self._context, self._request, upload):
+            self._most = quotas.check(self._context.database, upload.repository, None, size)
+        self._lost = False
 
     @contextmanager
     def _unless_overtaken(self) -> Iterator[None]:
@@ -257,16 +276,30 @@ def _receive(context: Context, request: Request, upload_id: str, digest: bytes |
             return _without_bytes(context, request, upload, digest)
     key = new_key()
     begun = uploads.begin(
-        context.database, upload_id, repository, offset, key, context.capabilities.seconds
+        context.database, upload_id, repository, offset, key, context.capabilities.seconds, digest
     )
     if begun is not None:
-        return _Receiving(context, request, begun, key, digest)
+        return _Receiving(
+            context, request, begun, key, digest, _check(context, request, begun, digest)
+        )
     upload = uploads.find(context.database, upload_id, repository)
     if upload is None:
         raise _unknown()
     if upload.state == "open":
         raise _out_of_order(context, request, upload)
     return _without_bytes(context, request, upload, digest)
+
+
+def _check(context: Context, request: Request, upload: Upload, digest: bytes | None) -> int | None:
+    """Refuse what is about to come where it is certain that it may not be kept; gives how many
+    bytes the blob can have at all, None for any. Raises ``Denied``."""
+    with ended_if_denied(context, request, upload):
+        if digest is not None:
+            blocks.check(upload.refusal, digest)
+        if not upload.limited:
+            return None
+        size = upload.received + (_length(request) or 0)
+        return quotas.check(context.database, upload.repository, digest, size)
 
 
 def _without_bytes(
@@ -296,16 +329,21 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
             blobs.link(transaction, repositories.ensure(transaction, repository, new), digest)
             return True
 
-        if context.database.transaction(work):
-            return True
+        with told(context, repository, request.subject):
+            if context.database.transaction(work):
+                return True
     if context.challenges:
         context.access.widen(request, repository, candidates)
     return False
 
 
-def _create(context: Context, repository: str, algorithm: str) -> str:
+def _create(context: Context, request: Request, repository: str, algorithm: str) -> str:
+    """Begin an upload; gives its id."""
     upload_id = str(uuid.uuid4())
-    uploads.create(context.database, upload_id, repository, algorithm, context.capabilities.seconds)
+    seconds = context.capabilities.seconds
+    if uploads.create(context.database, upload_id, repository, algorithm, seconds):
+        with told(context, repository, request.subject):
+            quotas.check(context.database, repository, None, 0)
     return upload_id
 
 
