@@ -198,6 +198,12 @@ def test_repositories(desk: Desk, context: Context) -> None:
     assert renamed == {"name": "rob/new", "former_name": "rob/app"}
     assert rob.request("GET", "/v2/rob/new/manifests/1").status == 200
     assert rob.request("POST", "/v2/rob/app/blobs/uploads/").status == 403
+    context.pulls.flush()
+    pulled = desk.json("repo", "pulls", "rob/new")
+    assert (pulled["name"], pulled["pulls"]) == ("rob/new", 1)
+    assert [(each["tag"], each["pulls"]) for each in pulled["tags"]] == [("1", 1)]
+    assert pulled["pulled_at"] == pulled["tags"][0]["pulled_at"]
+    assert "  rob/new:1\n" in desk.say("repo", "pulls", "rob/new")
     assert "repositories in this namespace" in desk.refused("user", "delete", "rob")
     assert desk.json("repo", "delete", "rob/new") == {"name": "rob/new", "deleted": True}
     assert rob.request("GET", "/v2/rob/new/tags/list").status == 404
@@ -241,6 +247,7 @@ TOKEN = "5b0c6a0e-7d35-4f86-8a3c-6f7d3f1c9b6e"
         (("token", "revoke", "x"), "not the id"),
         (("trust", "list", "nobody"), "no account 'nobody'"),
         (("repo", "visibility", "no/repo", "public"), "no repository no/repo"),
+        (("repo", "pulls", "no/repo"), "no repository no/repo"),
         (("repo", "rename", "no/repo", "other"), "no repository no/repo"),
         (("repo", "rename", "no/repo", "Other"), "lower-case"),
         (("repo", "delete", "no/repo"), "no repository no/repo"),
