@@ -126,7 +126,14 @@ def perform(context: Context, job: Job) -> Later | None:
         _log.info("%s", overtaken)
         return None
     if sweep.stage == DONE:
-        _log.info("sweep: %s", sweep.report())
+        _log.info(
+            "sweep %d saw %d keys, %d of which no row knows, and deleted %d (%d bytes)",
+            sweep.number,
+            sweep.seen,
+            sweep.unknown,
+            sweep.deleted,
+            sweep.freed,
+        )
         return None
     return lambda transaction: jobs.add(transaction, KIND, asdict(sweep))
 

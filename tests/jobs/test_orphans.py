@@ -588,7 +588,8 @@ def test_beside_a_running_registry(
     serve: Callable[..., Registry], postgres: Postgres, tmp_path: Path
 ) -> None:
     """As an operator types it."""
-    registry = serve(OPENREGISTRY_STORAGE_URL=(tmp_path / "blobs").as_uri())
+    blobs = (tmp_path / "blobs").as_uri()
+    registry = serve(OPENREGISTRY_STORAGE_URL=blobs, OPENREGISTRY_WORK="false")
     client = HTTPClient(registry.host)
     for seed in range(4):
         push_blob(client, REPOSITORY, content(100, seed))
