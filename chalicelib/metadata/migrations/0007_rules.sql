@@ -59,3 +59,17 @@ CREATE TRIGGER tags_stay_on_move BEFORE UPDATE OF repository_id, name, digest ON
     EXECUTE FUNCTION keep_immutable_tags();
 CREATE TRIGGER tags_stay BEFORE DELETE ON tags
     FOR EACH ROW EXECUTE FUNCTION keep_immutable_tags();
+
+-- What is kept of a repository, or of each in a namespace whose repository has no policy of its own.
+-- Times are in seconds; null: no such rule, and no removal of what has no tag.
+CREATE TABLE retention_policies (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    repository_id bigint UNIQUE REFERENCES repositories ON DELETE CASCADE,
+    namespace_id bigint UNIQUE REFERENCES accounts ON DELETE CASCADE,
+    keep_last integer,
+    keep_newer bigint,
+    keep_matching text[] NOT NULL DEFAULT '{}',
+    keep_pulled bigint,
+    untagged_after bigint,
+    CHECK (num_nonnulls(repository_id, namespace_id) = 1)
+);
