@@ -134,7 +134,7 @@ def _problems(row: Operation) -> set[int]:
         found.add(403)
     if "{" in row.path:
         found.add(404)
-    if row.needs in (Needs.REPOSITORY_READ, Needs.REPOSITORY_ADMIN):
+    if row.needs.value.startswith("repository:"):
         found.add(307)
     if row.body is not None:
         found |= {400, 413, 415, 422}

@@ -76,6 +76,8 @@ class Needs(Enum):
     """Whoever may manage the path's ``account``: itself, or an owner."""
     REPOSITORY_READ = "repository:pull"
     """Whoever may pull from the path's ``repository``."""
+    REPOSITORY_PUSH = "repository:push"
+    """Whoever may push to the path's ``repository``."""
     REPOSITORY_ADMIN = "repository:admin"
     """Whoever may manage the path's ``repository``."""
 
@@ -322,7 +324,7 @@ def _authorised(call: Call, operation: Operation) -> Standing | None:
     needs, subject = operation.needs, call.subject
     if needs is Needs.NOTHING:
         return None
-    if needs in (Needs.REPOSITORY_READ, Needs.REPOSITORY_ADMIN):
+    if needs in (Needs.REPOSITORY_READ, Needs.REPOSITORY_PUSH, Needs.REPOSITORY_ADMIN):
         _check_repository(call, needs)
         return None
     account = call.account
@@ -362,7 +364,8 @@ def _check_repository(call: Call, needs: Needs) -> None:
     if call.subject.account is None:
         raise call.unauthorized()
     if "pull" in may:
-        raise Problem(403, "Only an administrator of the repository may do this.")
+        who = "an administrator of" if action == "admin" else "those who may push to"
+        raise Problem(403, f"Only {who} the repository may do this.")
     raise NameUnknown("There is no such repository, or it is not yours to know of.")
 
 
