@@ -102,5 +102,19 @@ def changed(to: str, name: str, what: str) -> Message:
     )
 
 
+def webhook_disabled(to: str, name: str, registry: str, url: str, reason: str) -> Message:
+    """To the owner of a webhook that the registry gave up."""
+    return _letter(
+        to,
+        "A webhook was disabled",
+        f"Hello {name},\n\n"
+        f"the webhook that {registry} sends to\n\n"
+        f"{url}\n\n"
+        f"was disabled. {reason}\n\n"
+        "Once the receiver is well again, test the webhook and enable it. What could not be"
+        " delivered until now can be for two weeks; what happens meanwhile is not told to it.",
+    )
+
+
 def _letter(to: str, subject: str, text: str) -> Message:
     return Message(to, f"OpenRegistry: {subject[0].lower()}{subject[1:]}", f"{text}\n")
