@@ -21,8 +21,8 @@ class Context:
     ``Content-Length`` of answers to HEAD (API Gateway): blob HEADs then redirect to storage, and
     manifest HEADs carry the body for the front to strip. ``challenges`` is false where the front
     hides a function's ``WWW-Authenticate``: what can be answered otherwise then is. ``wake`` is
-    called after a transaction that has written jobs, for a host whose workers sleep; neither it nor
-    ``pulls.count`` waits or raises."""
+    called where a request has written jobs, for a host whose workers sleep, and has them woken
+    once the request is answered; neither it nor ``pulls.count`` waits or raises."""
 
     settings: Settings
     database: Database

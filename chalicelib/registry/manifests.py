@@ -121,7 +121,8 @@ def put(context: Context, request: Request) -> Response:
             "tags": sorted(names),
         }
         told = [_tag_event(move.name, digest, move.previous) for move in moves if move]
-        events.record_all(transaction, repository, subject, [("push", pushed), *told])
+        if events.record_all(transaction, repository, subject, [("push", pushed), *told]):
+            context.wake()
         return [
             item.digest
             for item in document.blobs
@@ -147,13 +148,13 @@ def delete(context: Context, request: Request) -> Response:
     repository, reference = request.params["repository"], request.params["reference"]
     if ":" not in reference:
         gone = is_tag(reference) and context.database.transaction(
-            lambda transaction: _delete_tag(transaction, request, repository, reference)
+            lambda transaction: _delete_tag(context, transaction, request, reference)
         )
     else:
         digest = digests.pack(reference)
         try:
             gone = context.database.transaction(
-                lambda transaction: _delete_manifest(transaction, request, repository, digest)
+                lambda transaction: _delete_manifest(context, transaction, request, digest)
             )
         except ForeignKeyViolation:
             raise in_use(context, repository, digest, "manifest") from None
@@ -162,25 +163,29 @@ def delete(context: Context, request: Request) -> Response:
     return Response(202)
 
 
-def _delete_tag(transaction: Transaction, request: Request, repository: str, name: str) -> bool:
+def _delete_tag(context: Context, transaction: Transaction, request: Request, name: str) -> bool:
+    repository = request.params["repository"]
     digest = tags.remove(transaction, repository, name, request.subject.id)
     if digest is None:
         return False
     deleted = {"digest": digests.unpack(digest), "tag": name}
     told: list[events.Event] = [("delete", deleted), _tag_event(name, None, digest)]
-    events.record_all(transaction, repository, request.subject.id, told)
+    if events.record_all(transaction, repository, request.subject.id, told):
+        context.wake()
     return True
 
 
 def _delete_manifest(
-    transaction: Transaction, request: Request, repository: str, digest: bytes
+    context: Context, transaction: Transaction, request: Request, digest: bytes
 ) -> bool:
+    repository = request.params["repository"]
     untagged = manifests.remove(transaction, repository, digest, request.subject.id)
     if untagged is None:
         return False
     told: list[events.Event] = [("delete", {"digest": digests.unpack(digest)})]
     told += [_tag_event(name, None, digest) for name in untagged]
-    events.record_all(transaction, repository, request.subject.id, told)
+    if events.record_all(transaction, repository, request.subject.id, told):
+        context.wake()
     return True
 
 

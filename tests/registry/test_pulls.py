@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -249,3 +250,61 @@ def test_a_registry_writes_down_every_few_seconds(own: Registry, postgres: Postg
     while postgres.query("SELECT pulls FROM repository_pulls", database) != [[1]]:
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def webhook(context: Context, repository: str, *events: str) -> None:
+    context.database.run(
+        "INSERT INTO webhooks (id, repository_id, url, events, format, secret, created_by)"
+        " SELECT gen_random_uuid(), id, 'https://example.org', CAST(:events AS text[]),"
+        " 'cloudevents', '', '' FROM repositories WHERE name = :name",
+        name=repository,
+        events=list(events),
+    )
+
+
+def told(context: Context, repository: str) -> list[dict[str, Any]]:
+    """The events that are to be delivered."""
+    found = context.database.run(
+        "SELECT d.event FROM webhook_deliveries d JOIN webhooks w ON w.id = d.webhook_id"
+        " JOIN repositories r ON r.id = w.repository_id WHERE r.name = :name ORDER BY d.number",
+        name=repository,
+    )
+    return [event for (event,) in found]
+
+
+def test_webhooks_are_told_how_often_whom_and_when(
+    context: Context, client: CoreClient, repository: str
+) -> None:
+    digest = push_image(client, repository, make_image((10,), "told"), "1")
+    other = f"{repository}-other"
+    push_image(client, other, make_image((10,), "told"), "1")
+    webhook(context, repository, "pull")
+    webhook(context, other, "push")
+    for name in (repository, repository, other):
+        pull(client, name, "1")
+    context.pulls.count(repository, "", pack(digest), "account:7")
+    context.pulls.flush()
+    assert told(context, other) == []
+    first, second = sorted(told(context, repository), key=lambda event: str(event["subject"]))
+    assert {key: first[key] for key in ("kind", "repository", "subject")} == {
+        "kind": "pull", "repository": repository, "subject": ""
+    }  # fmt: skip
+    at = datetime.fromisoformat(first["detail"].pop("pulled_at"))
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 30
+    assert first["detail"] == {"digest": digest, "tag": "1", "count": 2}
+    assert (second["subject"], second["detail"]["count"]) == ("account:7", 1)
+    assert "tag" not in second["detail"]
+
+
+def test_workers_are_woken_where_there_are_jobs(context: Context, repository: str) -> None:
+    woken: list[None] = []
+    client = CoreClient(replace(context, wake=lambda: woken.append(None)))
+    path = f"/v2/{repository}/manifests"
+    push_image(client, repository, make_image((10,), "woken"), "1")
+    assert woken == []
+    webhook(context, repository, "push", "delete")
+    digest = push_image(client, repository, make_image((10,), "woken"), "2")
+    assert len(woken) == 1
+    for reference in ("2", digest):
+        assert client.request("DELETE", f"{path}/{reference}").status == 202
+    assert len(woken) == 3
