@@ -215,9 +215,8 @@ def test_a_rule_that_comes_while_a_tag_is_deleted(home: Home) -> None:
         transaction.run("SELECT 1")
         begun.set()
         assert made.wait(5)
-        return manifests.remove(
-            transaction, home.name, digests.pack(home.images[0].manifest.digest), "account:1"
-        )
+        digest = digests.pack(home.images[0].manifest.digest)
+        return manifests.remove(transaction, home.name, digest, "account:1") is not None
 
     with ThreadPoolExecutor(1) as pool:
         deletion = pool.submit(home.database.transaction, work)
