@@ -16,6 +16,7 @@ _REFERENCE = "#/components/schemas/{name}"
 
 _PARTS = {
     "account": "The name of a user, an organisation or a robot",
+    "digest": "A digest, like sha256:… with 64 digits",
     "grantee": "The name of a user, of a robot (OWNER+NAME) or of a team (ORGANISATION:NAME)",
     "identity": "The id of an identity at another service",
     "invitation": "The id of an invitation",
