@@ -50,6 +50,8 @@ NOUNS = (
     "trust",
     "repositories",
     "pulls",
+    "quotas",
+    "blocks",
     "tokens",
     "audit",
     "openapi",
