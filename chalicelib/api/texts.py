@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from chalicelib.identity import scopes, users
-from chalicelib.registry import names
+from chalicelib.registry import immutable_tags, names
 
 _COMPONENT = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 
@@ -48,3 +48,8 @@ Scope = Annotated[
 RepositoryScope = Annotated[
     str, msgspec.Meta(min_length=1, max_length=400, extra_json_schema=_like(_scope("repository")))
 ]
+TagPattern = Annotated[
+    str,
+    msgspec.Meta(min_length=1, max_length=128, extra_json_schema=_like(immutable_tags.PATTERN)),
+]
+"""Tags; ``*`` stands for any characters."""

@@ -65,6 +65,22 @@ def set_policy(
     database: Database, place: Place, account: int | None, policy: Policy, *, by: str
 ) -> None:
     """Give a place a policy; ``account`` is whose namespace it is. Raises ``Refused``."""
+    check(policy)
+
+    def work(transaction: Transaction) -> None:
+        if place.repository is not None:
+            retention.lock(transaction, place.repository)
+        retention.put(transaction, place, policy)
+        audit.add(
+            transaction, "retention.set", by,
+            account=account, repository=place.repository, **policy._asdict(),
+        )  # fmt: skip
+
+    database.transaction(work)
+
+
+def check(policy: Policy) -> None:
+    """Raise ``Refused`` for what is no policy."""
     if len(policy.keep_matching) > MOST_PATTERNS:
         raise Refused(f"A policy has at most {MOST_PATTERNS} patterns.", "keep_matching")
     for pattern in policy.keep_matching:
@@ -78,17 +94,6 @@ def set_policy(
         value = getattr(policy, field)
         if value is not None and not least <= value <= most:
             raise Refused(f"{field} is a number from {least} to {most}.", field)
-
-    def work(transaction: Transaction) -> None:
-        if place.repository is not None:
-            retention.lock(transaction, place.repository)
-        retention.put(transaction, place, policy)
-        audit.add(
-            transaction, "retention.set", by,
-            account=account, repository=place.repository, **policy._asdict(),
-        )  # fmt: skip
-
-    database.transaction(work)
 
 
 def remove_policy(database: Database, place: Place, account: int | None, *, by: str) -> bool:
@@ -153,11 +158,12 @@ def batches(context: Context, repository_id: int) -> Iterator[Report]:
         yield removed
 
 
-def plan(context: Context, repository_id: int) -> Report | None:
-    """What would go now, and what would stay; None where no policy is about a repository."""
+def plan(context: Context, repository_id: int, policy: Policy | None = None) -> Report | None:
+    """What would go now, and what would stay, by the policy that is about a repository or by
+    another one; None where no policy is about it."""
 
     def work(transaction: Transaction) -> Report | None:
-        held = retention.hold(transaction, repository_id)
+        held = retention.read(transaction, repository_id, policy)
         if held is None:
             return None
         verdicts = _judged(transaction, held)

@@ -262,6 +262,8 @@ def delete(runner: Runner, account_id: int) -> None:
         ("teams", "organisation_id"),
         ("invitations", "organisation_id"),
         ("grants", "namespace_id"),
+        ("immutable_tags", "namespace_id"),
+        ("retention_policies", "namespace_id"),
     ):
         runner.run(f"DELETE FROM {table} WHERE {column} = :id", id=account_id)
     runner.run(

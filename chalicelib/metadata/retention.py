@@ -51,6 +51,7 @@ _IN_FORCE = (
     " JOIN retention_policies p ON p.repository_id = r.id OR (p.namespace_id = n.id"
     " AND NOT EXISTS (SELECT FROM retention_policies o WHERE o.repository_id = r.id))"
 )
+_READ = f"SELECT r.id, r.name, n.id, now(), {_POLICY} FROM {_IN_FORCE} WHERE r.id = :repository"
 _SECONDS = "CAST(:{} AS double precision) * interval '1 second'"
 _UNTAGGED = (
     "m.repository_id = :repository"
@@ -126,15 +127,19 @@ def hold(runner: Runner, repository_id: int) -> Held | None:
     """Keep a repository and its policy as they are; None where no policy is about it."""
     # What is true once the lock is had is for a second statement to see.
     runner.run("SELECT FROM repositories WHERE id = :id FOR SHARE", id=repository_id)
+    rows = runner.run(f"{_READ} FOR SHARE OF p", repository=repository_id)
+    return _held(rows)
+
+
+def read(runner: Runner, repository_id: int, policy: Policy | None = None) -> Held | None:
+    """A repository with the policy that is about it, or with another one; None where none is."""
+    if policy is None:
+        return _held(runner.run(_READ, repository=repository_id))
     rows = runner.run(
-        f"SELECT r.id, r.name, n.id, now(), {_POLICY} FROM {_IN_FORCE} WHERE r.id = :repository"
-        " FOR SHARE OF p",
+        "SELECT id, name, NULL, now() FROM repositories WHERE id = :repository",
         repository=repository_id,
     )
-    if not rows:
-        return None
-    number, name, account, now, *policy = rows[0]
-    return Held(number, name, account, now, Policy(*policy))
+    return Held(*rows[0], policy) if rows else None
 
 
 def tags(runner: Runner, repository_id: int) -> list[Tag]:
@@ -204,3 +209,7 @@ def untagged(runner: Runner, repository_id: int, age: float, pulled: float) -> l
         pulled=pulled,
     )
     return [bytes(digest) for (digest,) in rows]
+
+
+def _held(rows: list[list[Any]]) -> Held | None:
+    return Held(*rows[0][:4], Policy(*rows[0][4:])) if rows else None

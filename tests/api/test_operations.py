@@ -23,6 +23,7 @@ PARTS = {
     "account": "alice", "repository": "alice/app", "provider": "github", "identity": "x",
     "session": "x", "passkey": "x", "team": "x", "member": "x", "robot": "x", "token": "x",
     "login": "x", "rule": "x", "invitation": "1", "grantee": "bob",
+    "tag": "x",
 }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def test_a_row_that_needs_what_its_path_lacks_is_none() -> None:
     for needs in (Needs.ACCOUNT_READ, Needs.ACCOUNT_ADMIN):
         with pytest.raises(ValueError, match="account"):
             Operation("GET", "/things/{repository}", operations.table, needs, "Things")
-    for needs in (Needs.REPOSITORY_READ, Needs.REPOSITORY_ADMIN):
+    for needs in (Needs.REPOSITORY_READ, Needs.REPOSITORY_PUSH, Needs.REPOSITORY_ADMIN):
         with pytest.raises(ValueError, match="repository"):
             Operation("GET", "/things/{account}", operations.table, needs, "Things")
 

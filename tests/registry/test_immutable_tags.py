@@ -211,7 +211,7 @@ def test_a_rule_that_comes_while_a_tag_is_deleted(home: Home) -> None:
     home.push(home.images[0], "v1")
     begun, made = threading.Event(), threading.Event()
 
-    def work(transaction: Transaction) -> bool:
+    def work(transaction: Transaction) -> object:
         transaction.run("SELECT 1")
         begun.set()
         assert made.wait(5)
