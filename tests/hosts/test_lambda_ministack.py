@@ -3,6 +3,7 @@ others wrote, and checked against AWS."""
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -13,13 +14,22 @@ import boto3
 import pytest
 import yaml
 
-from tests.client import HTTPClient
+from tests.client import Answer, Body, HTTPClient, push_image
 from tests.conftest import need
 from tests.hosts.api_gateway import Front, resolved
 from tests.hosts.lambda_package import package
-from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, migrated
+from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, LoggedIn, migrated
 from tests.images import layout_contents, make_image, write_layout
-from tests.servers import BIN, Postgres, Server, answers, free_port, run, stopping
+from tests.servers import (
+    BIN,
+    Postgres,
+    Server,
+    answers,
+    free_port,
+    run,
+    stopping,
+    wait_until,
+)
 
 pytestmark = pytest.mark.long
 
@@ -96,12 +106,23 @@ class _Forwarding(Front):
         self.write(response.status, kept, data)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The deployed registry: where it serves, and what its functions share."""
+
+    host: str
+    database: str
+    server: Ministack
+
+
 @pytest.fixture(scope="module")
-def host(directory: Path, postgres: Postgres) -> Iterator[str]:
-    """host:port of the deployed registry."""
+def stack(directory: Path, postgres: Postgres) -> Iterator[Stack]:
+    """The registry, deployed. Its schedule is off until a test wants it."""
     folder = directory / "stack"
     folder.mkdir()
     template = package(folder, packages=True)
+    [schedule] = template["Resources"]["Work"]["Properties"]["Events"].values()
+    schedule["Properties"]["State"] = "DISABLED"
     server = Ministack(directory / "ministack")
     port = free_port()
     parameters = {
@@ -116,8 +137,15 @@ def host(directory: Path, postgres: Postgres) -> Iterator[str]:
         api = deploy(server, template, folder / "out" / "deployment.zip", parameters)
         with Domain(port, server, f"/_aws/execute-api/{api}/prod") as domain:
             Thread(target=domain.serve_forever, daemon=True).start()
-            yield f"127.0.0.1:{port}"
+            database = parameters["DatabaseUrl"].rpartition("/")[2]
+            yield Stack(f"127.0.0.1:{port}", database, server)
             domain.shutdown()
+
+
+@pytest.fixture
+def host(stack: Stack) -> str:
+    """host:port of the deployed registry."""
+    return stack.host
 
 
 def deploy(server: Ministack, template: Any, code: Path, parameters: Mapping[str, str]) -> str:
@@ -194,3 +222,73 @@ def test_skopeo_pushes_and_pulls(host: str, tmp_path: Path) -> None:
     assert layout_contents(pulled) == {
         content.digest: content.data for content in (*image.blobs, image.manifest)
     }
+
+
+class Typed(LoggedIn):
+    """A client that says of bytes that they are. ministack would take them for text."""
+
+    def request(
+        self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        fields = {"Content-Type": "application/octet-stream"} | dict(headers or {})
+        return super().request(method, target, body, fields)
+
+
+def push(host: str, repository: str) -> LoggedIn:
+    client = Typed(host)
+    push_image(client, repository, make_image((10,), repository), "1")
+    return client
+
+
+def test_pulls_are_counted_by_the_queue(stack: Stack, postgres: Postgres) -> None:
+    client = push(stack.host, "stack/pulls")
+    for _ in range(3):
+        assert client.request("GET", "/v2/stack/pulls/manifests/1").status == 200
+    sql = (
+        "SELECT p.pulls FROM repository_pulls p JOIN repositories r ON r.id = p.repository_id"
+        " WHERE r.name = 'stack/pulls'"
+    )
+    wait_until(lambda: postgres.query(sql, stack.database) == [[3]], 60, stack.server.story)
+
+
+def test_a_push_wakes_the_workers_by_the_queue(stack: Stack, postgres: Postgres) -> None:
+    """The job of a webhook is done, though no schedule comes: its receiver is refused."""
+    client = push(stack.host, "stack/wakes")
+    postgres.query(
+        "INSERT INTO webhooks (id, repository_id, url, events, format, secret, created_by)"
+        " SELECT gen_random_uuid(), id, 'https://127.0.0.1/', '{push}', 'cloudevents', '', ''"
+        " FROM repositories WHERE name = 'stack/wakes'",
+        stack.database,
+    )
+    push_image(client, "stack/wakes", make_image((20,), "wakes"), "2")
+    sql = "SELECT count(*) FROM jobs WHERE kind = 'webhook.deliver' AND tries = 0"
+    wait_until(lambda: postgres.query(sql, stack.database) == [[0]], 60, stack.server.story)
+    sql = "SELECT count(*) FROM webhook_deliveries"
+    assert postgres.query(sql, stack.database) == [[1]]
+
+
+def test_the_schedule_does_jobs(stack: Stack, postgres: Postgres) -> None:
+    postgres.query("DELETE FROM schedules", stack.database)
+    events = stack.server.client("events")
+    [rule] = [each for each in events.list_rules()["Rules"] if "Work" in each["Name"]]
+    assert rule["ScheduleExpression"] == "rate(1 minute)"
+    events.enable_rule(Name=rule["Name"])
+    sql = "SELECT count(*) FROM schedules WHERE kind = 'uploads.expire'"
+    wait_until(lambda: postgres.query(sql, stack.database) == [[1]], 150, stack.server.story)
+
+
+def test_what_is_not_the_registrys_ends_among_the_dead_letters(stack: Stack) -> None:
+    """It comes again by itself, and what came with it does not."""
+    queues = stack.server.client("sqs")
+    urls = queues.list_queues()["QueueUrls"]
+    [queue] = [url for url in urls if "DeadLetters" not in url]
+    [dead] = [url for url in urls if "DeadLetters" in url]
+    queues.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "1"})
+    queues.send_message(QueueUrl=queue, MessageBody="not ours")
+    queues.send_message(QueueUrl=queue, MessageBody="{}")
+
+    def letters() -> list[Any]:
+        found = queues.receive_message(QueueUrl=dead, WaitTimeSeconds=1)
+        return [each["Body"] for each in found.get("Messages", [])]
+
+    wait_until(lambda: letters() == ["not ours"], 90, stack.server.story)
