@@ -72,6 +72,12 @@ def api() -> Response:
     return aws_lambda.answer(_event())
 
 
+@app.route("/hooks/{trigger}", methods=["POST"], content_types=["*/*"])
+def trigger() -> Response:
+    """What signed messages from elsewhere start."""
+    return aws_lambda.answer(_event())
+
+
 @app.route("/account", methods=["GET", "HEAD"], content_types=["*/*"])
 @app.route("/account.js", methods=["GET", "HEAD"], content_types=["*/*"])
 @app.route("/account.css", methods=["GET", "HEAD"], content_types=["*/*"])

@@ -81,6 +81,13 @@ def account(context: Context, request: Request) -> Response:
     return files.get(request.path, console.page)(context, request)
 
 
+def trigger(context: Context, request: Request) -> Response:
+    """What a signed message from elsewhere starts."""
+    from chalicelib.jobs import triggers
+
+    return triggers.receive(context, request)
+
+
 def ready(context: Context, _request: Request) -> Response:
     """That Postgres and storage can be used now; 503 that names the one that cannot."""
     problems: dict[str, str] = {}
@@ -128,6 +135,7 @@ ENDPOINTS = (
              waits=True),
     Endpoint(("GET", "HEAD"), "/.well-known/jwks.json", token_server.keys, Permission.ANONYMOUS),
     Endpoint((), "/api/v1/{rest}", api, Permission.ANONYMOUS, Body.BUFFERED, waits=True),
+    Endpoint(("POST",), "/hooks/{trigger}", trigger, Permission.ANONYMOUS, Body.BUFFERED),
     Endpoint(("GET", "HEAD"), "/account", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/account.js", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/account.css", account, Permission.ANONYMOUS),

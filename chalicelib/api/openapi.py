@@ -16,6 +16,7 @@ _REFERENCE = "#/components/schemas/{name}"
 
 _PARTS = {
     "account": "The name of a user, an organisation or a robot",
+    "delivery": "The id of a delivery, which is the event's",
     "digest": "A digest, like sha256:… with 64 digits",
     "grantee": "The name of a user, of a robot (OWNER+NAME) or of a team (ORGANISATION:NAME)",
     "identity": "The id of an identity at another service",
@@ -30,6 +31,8 @@ _PARTS = {
     "session": "The id of a session",
     "team": "The name of a team",
     "token": "The id of an access token",
+    "trigger": "The id of a trigger",
+    "webhook": "The id of a webhook",
 }
 """What the parts of paths are."""
 

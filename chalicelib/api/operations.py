@@ -49,6 +49,7 @@ NOUNS = (
     "grants",
     "trust",
     "repositories",
+    "webhooks",
     "pulls",
     "tags",
     "immutable_tags",

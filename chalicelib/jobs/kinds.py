@@ -10,6 +10,7 @@ from chalicelib.jobs import (
     orphans,
     quotas,
     retention,
+    triggers,
     webhooks,
 )
 from chalicelib.metadata.webhooks import DELIVER
@@ -25,4 +26,5 @@ KINDS = (
     Kind(DELIVER, webhooks.deliver, webhooks.TRIES, webhooks.FIRST, webhooks.MOST),
     Kind(webhooks.NOTIFY, webhooks.notify),
     Kind("webhooks.expire", webhooks.expire, every=HOUR),
+    Kind("triggers.expire", triggers.expire, every=HOUR),
 )

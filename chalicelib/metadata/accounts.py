@@ -249,6 +249,8 @@ def delete(runner: Runner, account_id: int) -> None:
         "external_identities",
         "passkeys",
         "trust_rules",
+        "webhooks",
+        "triggers",
         "grants",
     ):
         runner.run(

@@ -154,7 +154,7 @@ def claim(runner: Runner, name: str) -> None:
 
 def rename(runner: Runner, repository_id: int, before: str, name: str) -> Owned:
     """Give a repository another name; ``before`` leads there from now on. In another namespace it
-    loses what was granted to teams and robots of the former one. A name that is another's makes
+    loses what was granted to teams and robots of the former one, its webhooks and triggers. A name that is another's makes
     this a unique violation."""
     claim(runner, name)
     runner.run(
@@ -166,6 +166,14 @@ def rename(runner: Runner, repository_id: int, before: str, name: str) -> Owned:
         before=before,
         name=name,
     )
+    for table in ("webhooks", "triggers"):
+        runner.run(
+            f"DELETE FROM {table} WHERE repository_id = :id"
+            " AND split_part(:before, '/', 1) <> split_part(:name, '/', 1)",
+            id=repository_id,
+            before=before,
+            name=name,
+        )
     rows = runner.run(
         f"UPDATE repositories r SET name = :name WHERE r.id = :id RETURNING r.id, {_NAMESPACE}",
         id=repository_id,
