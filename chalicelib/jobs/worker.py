@@ -26,6 +26,8 @@ POLL_SECONDS = 1.0
 CLOCK_SECONDS = 10.0
 """How often a worker looks whether something that recurs is due."""
 THREADS = 16
+_GATHER = 0.003
+"""Seconds until others have ended too: what takes their place is asked for at once."""
 _PAUSE = 5.0
 """Seconds of patience with a database that does not answer."""
 _ERROR_LENGTH = 2000
@@ -127,8 +129,11 @@ class Worker:
     def _rest(self, ended: int) -> bool:
         """Wait until more than so many jobs have ended; False where none is under way."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended > ended or not self._held, POLL_SECONDS)
-            return self._ended > ended or bool(self._held)
+            if self._ended == ended and not self._held:
+                return False
+            self._changed.wait_for(lambda: self._ended > ended, POLL_SECONDS)
+        time.sleep(_GATHER)
+        return True
 
     def _do(self, job: Job) -> None:
         try:

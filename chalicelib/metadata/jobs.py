@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chalicelib.metadata.database import Runner
+from chalicelib.metadata.database import Database, Runner, Transaction
 
 
 class Job(NamedTuple):
@@ -123,8 +123,16 @@ def schedule(runner: Runner, periods: Mapping[str, int]) -> None:
     )
 
 
+# A plan is made once, perhaps while there are few jobs, and has to do when there are many.
+_PLAN = (
+    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
+    " set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode',"
+    " 'force_generic_plan', true)"
+)
+
+
 def take(
-    runner: Runner,
+    database: Database,
     kinds: Sequence[str],
     count: int,
     lease: float,
@@ -141,16 +149,20 @@ def take(
     took a job of that kind. Raises ``UniqueViolation`` where another worker takes a job of the same
     subject at that moment.
     """
-    rows = runner.run(
-        _TAKE,
-        kinds=list(kinds),
-        held=[(held or {}).get(kind, 0) for kind in kinds],
-        after=[(after or {}).get(kind, "") for kind in kinds],
-        count=count,
-        shared=held is not None,
-        lease=lease,
-    )
-    return [Job(*row) for row in sorted(rows)]
+
+    def work(transaction: Transaction) -> list[list[Any]]:
+        transaction.run(_PLAN)
+        return transaction.run(
+            _TAKE,
+            kinds=list(kinds),
+            held=[(held or {}).get(kind, 0) for kind in kinds],
+            after=[(after or {}).get(kind, "") for kind in kinds],
+            count=count,
+            shared=held is not None,
+            lease=lease,
+        )
+
+    return [Job(*row) for row in sorted(database.transaction(work))]
 
 
 def renew(runner: Runner, held: Sequence[Job], lease: float) -> None:

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,8 @@ from chalicelib.context import Context
 from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, worker
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import jobs
-from chalicelib.metadata.database import Database, Transaction
+from chalicelib.metadata.database import Database, Transaction, UniqueViolation
+from tests.hosts.wire import until
 
 Perform = Callable[[Context, Job], Later | None]
 
@@ -200,6 +203,172 @@ def test_many_workers_do_each_job_once(jobs_context: Context, database: Database
     for thread in threads:
         thread.join()
     assert len(done) == len(set(done)) == 500
+
+
+def test_each_kind_has_its_turn(database: Database) -> None:
+    """However many jobs there are of one, and however old."""
+    for kind, count in (("a", 500), ("b", 3), ("c", 1)):
+        database.run(
+            "INSERT INTO jobs (kind, data) SELECT CAST(:kind AS text), '{}'"
+            " FROM generate_series(1, CAST(:count AS integer))",
+            kind=kind,
+            count=count,
+        )
+    taken = jobs.take(database, ["a", "b", "c"], 8, 30)
+    assert Counter(job.kind for job in taken) == {"a": 4, "b": 3, "c": 1}
+    assert len(jobs.take(database, ["a", "b", "c"], 8, 30)) == 8
+
+
+def test_subjects_have_their_turn_too(jobs_context: Context, database: Database) -> None:
+    database.run(
+        "INSERT INTO jobs (kind, subject, data) SELECT 'a', 's' || n % 50, '{}'"
+        " FROM generate_series(1, 150) n"
+    )
+    jobs.add(database, "b", {}, subject="z")
+    jobs.add(database, "b", {})
+    order: list[str] = []
+    kinds = [Kind(name, lambda _, job: order.append(job.kind)) for name in ("a", "b")]
+    assert Worker(jobs_context, kinds, threads=2).drain() == 152
+    assert max(place for place, kind in enumerate(order) if kind == "b") < 10
+
+
+def test_a_kind_whose_jobs_hang_leaves_threads_to_the_others(
+    jobs_context: Context, database: Database
+) -> None:
+    release = threading.Event()
+    hanging: list[int] = []
+
+    def hang(_: Context, job: Job) -> None:
+        hanging.append(job.id)
+        release.wait(30)
+
+    names = ("hangs", "hangs too", "goes on")
+    kinds = [*(Kind(name, hang) for name in names[:2]), Kind(names[2], lambda _, __: None)]
+    for name in names:
+        database.run(
+            "INSERT INTO jobs (kind, data) SELECT CAST(:kind AS text), '{}'"
+            " FROM generate_series(1, 20)",
+            kind=name,
+        )
+    working = threading.Thread(target=Worker(jobs_context, kinds, threads=8).drain)
+    working.start()
+    try:
+        for _ in until(20):
+            if not jobs.page(database, 0, 1, kind="goes on"):
+                break
+        assert 4 <= len(hanging) < 8
+    finally:
+        release.set()
+        working.join()
+
+
+def test_one_of_a_subject_at_a_time_whichever_commits_first(database: Database) -> None:
+    """An older job may come to sight when a newer one is under way."""
+    connection = threading.Event()
+    committed = threading.Event()
+
+    def add_slowly(transaction: Transaction) -> None:
+        jobs.add(transaction, "test", {"n": 1}, subject="s")
+        connection.set()
+        committed.wait(30)
+
+    adding = threading.Thread(target=database.transaction, args=[add_slowly])
+    adding.start()
+    connection.wait(30)
+    jobs.add(database, "test", {"n": 2}, subject="s")
+    [second] = jobs.take(database, ["test"], 8, 30)
+    committed.set()
+    adding.join()
+    assert jobs.take(database, ["test"], 8, 30) == []
+    # As it is seen by one that looked before the other was taken.
+    with pytest.raises(UniqueViolation):
+        database.run("UPDATE jobs SET taken = true WHERE NOT taken")
+    jobs.finish(database, second)
+    [first] = jobs.take(database, ["test"], 8, 30)
+    assert (first.data, second.data) == ({"n": 1}, {"n": 2})
+
+
+def test_after_a_kill_the_job_of_a_subject_comes_before_the_others(database: Database) -> None:
+    for number in (1, 2):
+        jobs.add(database, "test", {"n": number}, subject="s")
+    [first] = jobs.take(database, ["test"], 8, 0)
+    [again] = jobs.take(database, ["test"], 8, 30)
+    assert (again.id, again.attempt) == (first.id, 2)
+    assert not jobs.finish(database, first)
+    assert jobs.take(database, ["test"], 8, 30) == []
+
+
+def test_a_dead_job_of_a_subject_is_not_waited_for(database: Database) -> None:
+    for number in (1, 2):
+        jobs.add(database, "test", {"n": number}, subject="s")
+    [first] = jobs.take(database, ["test"], 8, 30)
+    jobs.give_up(database, first, "In vain.", recurs=False)
+    [second] = jobs.take(database, ["test"], 8, 30)
+    assert second.data == {"n": 2}
+    # Retried meanwhile, it waits like any other.
+    assert jobs.retry(database, first.id)
+    assert jobs.take(database, ["test"], 8, 30) == []
+
+
+def test_a_running_job_is_neither_retried_nor_dropped(database: Database) -> None:
+    jobs.add(database, "test", {})
+    [job] = jobs.take(database, ["test"], 1, 30)
+    assert not jobs.retry(database, job.id)
+    assert not jobs.drop(database, job.id)
+    assert jobs.finish(database, job)
+
+
+@pytest.mark.parametrize("subject", ["''", "'s'", "'s' || n"])
+def test_to_take_costs_the_same_however_many_wait(database: Database, subject: str) -> None:
+    """None are looked at that cannot begin: neither all of one subject nor all of one kind."""
+
+    def blocks() -> int:
+        [[plan]] = database.transaction(explained)
+        return int(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
+
+    def explained(transaction: Transaction) -> list[list[Any]]:
+        transaction.run(jobs._PLAN)
+        return transaction.run(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {jobs._TAKE}",
+            kinds=["test", "other"],
+            held=[0, 0],
+            after=["", ""],
+            count=8,
+            shared=True,
+            lease=30,
+        )
+
+    def add(first: int, last: int) -> None:
+        database.run(
+            f"INSERT INTO jobs (kind, subject, data) SELECT 'test', {subject}, '{{}}'"
+            f" FROM generate_series({first}, {last}) n"
+        )
+
+    add(1, 20)
+    few = blocks()
+    database.run("DELETE FROM jobs")
+    database.run("VACUUM jobs")
+    add(1, 20_000)
+    assert blocks() < 3 * few + 100
+
+
+def test_what_was_done_is_counted(jobs_context: Context, database: Database) -> None:
+    for number in range(3):
+        jobs.add(database, "test", {"n": number})
+
+    def perform(_: Context, job: Job) -> None:
+        if job.data["n"] == 1:
+            raise GiveUp("In vain.")
+        if job.data["n"] == 2:
+            raise ValueError("not \0 now")
+
+    drain(jobs_context, perform)
+    [depth] = jobs.depths(database)
+    assert (depth.waiting, depth.failing, depth.dead) == (1, 1, 1)
+    assert (depth.done, depth.failed, depth.given_up) == (1, 1, 1)
+    hurry(database)
+    drain(jobs_context, lambda _, __: None)
+    assert jobs.depths(database)[0].done == 2
 
 
 def test_what_recurs_is_added_when_its_time_has_come(
