@@ -24,6 +24,7 @@ ROOMS = (
     "chalicelib.jobs.command",
     "chalicelib.registry.command",
     "chalicelib.registry.webhooks_command",
+    "chalicelib.jobs.collection_command",
     "chalicelib.jobs.orphans_command",
     "chalicelib.resolvers.command",
 )

@@ -110,13 +110,34 @@ def run(
         time.sleep(0.05)
     seconds = patience(context) if grace is None else 0.0
     moment = collection.moment(context.database)
+    told = False
     while True:
         delete_objects(context, seconds, report)
         count = collection.count_doomed(context.database, context.store.name, moment)
         if not count:
             return report
-        wait(count, seconds)
+        if not told:
+            wait(count, seconds)
+            told = True
         time.sleep(min(1.0, seconds) or 0.05)
+
+
+def foresee(context: Context, grace: float | None, tell: Tell) -> Report:
+    """What ``run`` would do, and nothing done."""
+    age = context.settings.grace if grace is None else grace
+    report = Report(uploads=collection.expired_uploads(context.database))
+    report.objects, report.freed = collection.waiting_objects(context.database, context.store.name)
+    reasons = {"link": _UNNAMED, "blob": _UNLINKED}
+    for found in collection.foresee(context.database, age, _untagged(context, age)):
+        reason = reasons.get(found.kind) or (_GONE if found.orphan else _UNTAGGED)
+        text = digests.unpack(found.digest)
+        removed = Removed(found.kind, found.repository, text, reason, found.size)
+        report.add(removed)
+        if found.kind == "blob":
+            report.objects += 1
+            report.freed += found.size
+        tell(removed)
+    return report
 
 
 def collect(

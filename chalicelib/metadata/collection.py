@@ -283,3 +283,66 @@ def _taken(due: Due) -> dict[str, Any]:
 
 def _items(rows: list[list[Any]]) -> list[Item]:
     return [Item(number, name, bytes(digest), orphan) for number, name, digest, orphan in rows]
+
+
+class Foreseen(NamedTuple):
+    """What a collector would remove now. ``kind`` is ``manifest``, ``link`` or ``blob``; a blob is
+    of no repository, and has a size in bytes."""
+
+    kind: str
+    repository: str
+    digest: bytes
+    orphan: bool
+    size: int
+
+
+def foresee(runner: Runner, age: float, untagged: float | None) -> list[Foreseen]:
+    """What a collector would remove now, as in ``lock_links`` and the others, all at one moment and
+    without a lock. With an ``age`` of 0 the blobs that only such manifests name are among it; the
+    manifests that are left unnamed by others are not."""
+    older = f"unreferenced_since <= now() - {_SECONDS}"
+    rows = runner.run(
+        "WITH manifests_gone AS (SELECT repository_id, digest, had_subject FROM manifests m"
+        f" WHERE (had_subject AND {older.format('age')} OR {older.format('untagged')})"
+        f" AND NOT {_MANIFEST_NAMED}"
+        "), links_gone AS (SELECT repository_id, digest FROM repository_blobs l"
+        f" WHERE ({older.format('age')} OR CAST(:age AS double precision) = 0)"
+        " AND NOT EXISTS (SELECT FROM manifest_references f"
+        " WHERE f.repository_id = l.repository_id AND f.blob = l.digest"
+        " AND NOT (CAST(:age AS double precision) = 0 AND EXISTS (SELECT FROM manifests_gone g"
+        " WHERE g.repository_id = f.repository_id AND g.digest = f.manifest)))"
+        "), blobs_gone AS (SELECT digest, size FROM blobs b WHERE digest IN ("
+        " SELECT digest FROM links_gone UNION SELECT digest FROM unlinked_blobs"
+        f" WHERE since <= now() - {_SECONDS.format('age')})"
+        " AND NOT EXISTS (SELECT FROM repository_blobs l WHERE l.digest = b.digest"
+        " AND NOT EXISTS (SELECT FROM links_gone g"
+        " WHERE g.repository_id = l.repository_id AND g.digest = l.digest))"
+        " AND NOT EXISTS (SELECT FROM unlinked_blobs u WHERE u.digest = b.digest"
+        f" AND since > now() - {_SECONDS.format('age')})"
+        ") SELECT 'manifest', name, digest, had_subject, 0 FROM manifests_gone"
+        " JOIN repositories r ON r.id = repository_id"
+        " UNION ALL SELECT 'link', name, digest, false, 0 FROM links_gone"
+        " JOIN repositories r ON r.id = repository_id"
+        " UNION ALL SELECT 'blob', '', digest, false, size FROM blobs_gone",
+        age=age,
+        untagged=untagged,
+    )
+    return [
+        Foreseen(kind, name, bytes(digest), orphan, size)
+        for kind, name, digest, orphan, size in rows
+    ]
+
+
+def waiting_objects(runner: Runner, store: str) -> tuple[int, int]:
+    """How many objects of a store are to be deleted already, and their size in bytes."""
+    rows = runner.run(
+        "SELECT count(*), CAST(coalesce(sum(size), 0) AS bigint) FROM doomed_objects"
+        " WHERE store = :store",
+        store=store,
+    )
+    return rows[0][0], rows[0][1]
+
+
+def expired_uploads(runner: Runner) -> int:
+    """How many uploads have expired and are not cleared away yet."""
+    return int(runner.run("SELECT count(*) FROM uploads WHERE expires_at < now()")[0][0])
