@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, NamedTuple
@@ -39,10 +40,7 @@ class Queue:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        parts = urlsplit(url)
-        self._host = parts.netloc
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._connection = kind(self._host, timeout=PATIENCE)
+        self._parts = urlsplit(url)
         self._pulls: list[tuple[str, str, str, str]] = []
         self._wake = False
 
@@ -67,6 +65,11 @@ class Queue:
             _log.warning("the queue did not take a message: %s", str(error) or repr(error))
             self._connection.close()
 
+    @cached_property
+    def _connection(self) -> HTTPConnection:
+        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+        return kind(self._parts.netloc, timeout=PATIENCE)
+
     def _send(self, text: str) -> None:
         """Send one message. Raises ``OSError``, ``HTTPException`` and ``QueueError``."""
         body = json.dumps({"QueueUrl": self._url, "MessageBody": text}).encode()
@@ -83,7 +86,7 @@ class Queue:
             raise QueueError(f"{status} {answer[:300].decode(errors='replace')}")
 
     def _ask(self, body: bytes) -> tuple[int, bytes]:
-        fields = signed(self._host, body, os.environ, datetime.now(UTC))
+        fields = signed(self._parts.netloc, body, os.environ, datetime.now(UTC))
         self._connection.request("POST", "/", body, fields)
         response = self._connection.getresponse()
         return response.status, response.read()
