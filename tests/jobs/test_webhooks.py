@@ -1,6 +1,8 @@
 """Deliveries: signed, at least once, by receivers good and bad, none of which holds up others."""
 
 import json
+import os
+import subprocess
 import threading
 import time
 import uuid
@@ -27,6 +29,7 @@ from chalicelib.metadata.database import Database
 from chalicelib.metadata.grants import Place
 from tests.jobs import receiver
 from tests.jobs.receiver import Received, Receiver
+from tests.servers import OPENREGISTRY
 
 KINDS = [kind for kind in kinds.KINDS if kind.name.startswith("webhook.")]
 NEW = repositories.New("", False)
@@ -474,3 +477,31 @@ def test_deliveries_of_one_that_was_removed_are_dropped(context: Context, server
     assert rows.remove(hook.database, hook.id)
     assert work(context) == 1
     assert server.received == []
+
+
+def test_a_killed_workers_delivery_is_made_again(context: Context, server: Receiver) -> None:
+    hook = Hook(context, server.origin)
+    server.behave = receiver.hang
+    hook.push()
+    environment = {
+        **{name: value for name, value in os.environ.items() if "OPENREGISTRY" not in name},
+        "OPENREGISTRY_ACCESS": "open",
+        "OPENREGISTRY_DATABASE_URL": context.settings.database_url,
+        "OPENREGISTRY_DATA_DIR": str(context.settings.data_dir),
+        "OPENREGISTRY_SECRET_KEY": context.settings.secret_key,
+        "OPENREGISTRY_PRIVATE_WEBHOOKS": server.origin,
+    }
+    with subprocess.Popen([OPENREGISTRY, "work"], env=environment) as process:
+        try:
+            server.wait(1)
+        finally:
+            process.kill()
+    server.behave = receiver.status(200)
+    assert work(context) == 0
+    # As if its lease were over.
+    hook.database.run("UPDATE jobs SET due_at = now()")
+    assert work(context) == 1
+    first, second = server.received
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert json.loads(first.body)["data"] == json.loads(second.body)["data"]
+    assert [each.state for each in hook.deliveries()] == ["delivered"]
