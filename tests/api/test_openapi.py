@@ -81,6 +81,10 @@ def populate(call: Callable[..., Any]) -> None:
         call(by, "PUT", f"/repositories/{repository}/-/grants/bob", {"role": "read"})
         call(by, "PUT", f"/accounts/{account}/grants/bob", {"role": "write"})
         call(by, "POST", f"/accounts/{by}/tokens", token)
+        for place in (f"/accounts/{account}", f"/repositories/{repository}/-"):
+            webhook = {"url": "https://hooks.example.org", "events": ["push"]}
+            call(by, "POST", f"{place}/webhooks", webhook)
+            call(by, "POST", f"{place}/triggers", {"starts": "retention"})
     call("root", "POST", "/accounts/acme+ci/tokens", token)
     call("root", "POST", "/organisations/acme/invitations", {"email": "alice@example.org"})
     call("root", "POST", "/admin/invitations", {"email": "erin@example.org"})
@@ -157,6 +161,8 @@ def test_no_answer_tells_a_secret(world: World) -> None:
         assert answer.status < 300, answer
         if path.endswith("/tokens"):
             told.append(answer.json["token"].encode())
+        if path.endswith(("/webhooks", "/triggers")):
+            told.append(answer.json["secret"].encode())
 
     populate(call)
     database, root = world.context.database, world.ids["root"]

@@ -23,6 +23,7 @@ PARTS = {
     "account": "alice", "repository": "alice/app", "provider": "github", "identity": "x",
     "session": "x", "passkey": "x", "team": "x", "member": "x", "robot": "x", "token": "x",
     "login": "x", "rule": "x", "invitation": "1", "grantee": "bob",
+    "webhook": "x", "delivery": "x", "trigger": "x",
     "tag": "x",
 }  # fmt: skip
 
