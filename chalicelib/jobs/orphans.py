@@ -55,7 +55,8 @@ AGE = 7 * DAY
 a backup that knows it. Neither an upload nor a redirect to storage can be made to last longer."""
 BATCH = 1000
 """How many keys Postgres is asked about at once."""
-SLICE_SECONDS = 20.0
+SLICE_SECONDS = 5.0
+"""Less than a worker is given to end in."""
 _DELETED_AT_ONCE, _THREADS = 100, 8
 _MARKER = re.compile(r"openregistry-([0-9a-f-]{36})-([0-9]{12,})")
 _BEFORE_MARKERS = "openregistry-"

@@ -1,8 +1,9 @@
 """Object storage: one Protocol, and what the contract of each store is.
 
 A key is made by the registry: letters, digits, ``-`` and ``_``, random from its first letter on. It
-is used for one request's bytes and never again. Nothing is copied or renamed once it is an object;
-a store need have no CopyObject, no UploadPartCopy and no conditional writes.
+is used for one request's bytes and never again. (A marker of ``jobs/orphans.py`` alone begins with
+a word.) Nothing is copied or renamed once it is an object; a store need have no CopyObject, no
+UploadPartCopy and no conditional writes.
 
 ``tests/contract`` holds what is asked of every store. It runs against ``filesystem`` on ext4 and
 against ``s3`` on SeaweedFS, also with faults between the two. AWS, MinIO, R2 and Filebase could

@@ -37,6 +37,8 @@ from tests.servers import OPENREGISTRY, Postgres, Registry
 __all__ = ["kept", "kept_in_filesystem", "kept_in_s3", "s3", "s3_stores"]
 
 REPOSITORY = "library/swept"
+in_a_folder = pytest.mark.parametrize("kept", ["filesystem"], indirect=True)
+"""For what no store can make different."""
 
 
 @pytest.fixture
@@ -202,6 +204,7 @@ def test_an_upload_that_begins_while_the_list_is_taken(
     assert readable(client, [digest])
 
 
+@in_a_folder
 def test_what_waits_to_be_deleted_is_known(
     context: Context, client: CoreClient, database: Database
 ) -> None:
@@ -215,6 +218,7 @@ def test_what_waits_to_be_deleted_is_known(
     assert sweep(context).unknown == 0
 
 
+@in_a_folder
 def test_a_key_that_a_row_knows_after_all(
     context: Context, client: CoreClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +249,7 @@ def test_a_key_that_a_row_knows_after_all(
     assert sweep(context).unknown == 0
 
 
+@in_a_folder
 def test_suspects_that_are_gone_or_known_are_forgotten(
     context: Context, client: CoreClient, database: Database
 ) -> None:
@@ -298,6 +303,7 @@ def test_an_emptied_database(context: Context, client: CoreClient, database: Dat
     assert sweep(context, force=True).deleted == 8
 
 
+@in_a_folder
 def test_an_empty_database_and_a_store_without_a_marker(
     context: Context, database: Database
 ) -> None:
@@ -396,6 +402,7 @@ def test_a_restored_database(
         sweep(context)
 
 
+@in_a_folder
 def test_a_database_that_is_restored_in_the_middle(context: Context, client: CoreClient) -> None:
     push_blobs(client)
     found = Sweep()
@@ -418,6 +425,7 @@ def test_a_marker_that_vanishes_in_the_middle(context: Context, client: CoreClie
         orphans.proceed(context, found, 0)
 
 
+@in_a_folder
 @pytest.mark.parametrize("orphaned", [4, 5])
 def test_the_bound(context: Context, client: CoreClient, database: Database, orphaned: int) -> None:
     push_blobs(client, 4)
@@ -461,6 +469,7 @@ def test_a_crash_between_two_markers(
     assert [marker.number for marker in markers(context.store)] == [3]
 
 
+@in_a_folder
 def test_a_crash_before_the_marker(
     context: Context, client: CoreClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,6 +565,7 @@ def test_two_sweeps_at_once(
     assert marker == rows.find_marker(database)
 
 
+@in_a_folder
 def test_an_older_sweep_deletes_nothing_more(
     context: Context, client: CoreClient, database: Database
 ) -> None:
@@ -574,6 +584,7 @@ def test_an_older_sweep_deletes_nothing_more(
         orphans.proceed(context, older, 0)
 
 
+@in_a_folder
 def test_a_refusal_is_seen_among_the_jobs(context: Context, database: Database) -> None:
     for _ in range(3):
         add_orphan(context)
@@ -584,6 +595,7 @@ def test_a_refusal_is_seen_among_the_jobs(context: Context, database: Database) 
     assert all(entry.error.startswith("No row knows 3 of 3 objects") for entry in dead)
 
 
+@pytest.mark.long
 def test_beside_a_running_registry(
     serve: Callable[..., Registry], postgres: Postgres, tmp_path: Path
 ) -> None:
