@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 
 from chalicelib.context import Context
 from chalicelib.digests import pack
-from chalicelib.http import Unavailable
 from chalicelib.metadata import pulls as rows
 from chalicelib.metadata.database import Database
 from chalicelib.metadata.pulls import Pulled
@@ -19,6 +18,7 @@ from chalicelib.registry import pulls
 from chalicelib.registry.pulls import Gathered
 from tests.client import CoreClient, HTTPClient, push_image, push_manifest
 from tests.images import make_image, make_index
+from tests.metadata.relay import Cut, Relay
 from tests.servers import Postgres, Registry
 
 NAME = "test/pulls"
@@ -184,17 +184,12 @@ def noted(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [record.message for record in caplog.records]
 
 
-class Broken:
-    """A database that does not answer until it is mended."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.mended = False
-
-    def transaction(self, work: Any) -> Any:
-        if not self.mended:
-            raise Unavailable("The registry's database does not answer.")
-        return self._database.transaction(work)
+@pytest.fixture
+def relay(postgres: Postgres) -> Iterator[Relay]:
+    """A line to Postgres that can be cut."""
+    relay = Relay(postgres.port)
+    yield relay
+    relay.close()
 
 
 def test_while_the_database_is_down_pulls_are_kept_within_a_bound(
@@ -203,20 +198,23 @@ def test_while_the_database_is_down_pulls_are_kept_within_a_bound(
     repository: str,
     monkeypatch: pytest.MonkeyPatch,
     noted: Callable[[], list[str]],
+    relay: Relay,
+    postgres: Postgres,
 ) -> None:
     monkeypatch.setattr(pulls, "MOST", 2)
     digests = [
         pack(push_image(client, repository, make_image((10,), f"kept {number}"), f"{number}"))
         for number in range(3)
     ]
-    database = Broken(context.database)
-    counter = Gathered(database)  # type: ignore[arg-type]
+    url = context.settings.database_url.replace(f":{postgres.port}/", f":{relay.port}/")
+    counter = Gathered(Database(url))
     for _ in range(2):
+        relay.cut = Cut(b"COMMIT", delivered=False)
         for number, digest in enumerate(digests):
             counter.count(repository, f"{number}", digest, "")
         counter.flush()
     assert any("counted later" in line for line in noted())
-    database.mended = True
+    assert relay.cuts == 2
     counter.flush()
     assert by_tag(context, repository) == {"0": (2, 2), "1": (2, 2), "2": (0, 0)}
     assert [line for line in noted() if "not counted" in line] == [
