@@ -34,6 +34,7 @@ DIGEST = "sha256:" + "0" * 64
         ("DELETE", f"/v2/a/blobs/{DIGEST}", "delete"),
         ("GET", f"/v2/a/referrers/{DIGEST}", "list_referrers"),
         ("GET", "/v2/a/_oci/ext/discover", "discover"),
+        ("POST", "/hooks/123", "trigger"),
     ],
 )
 def test_paths(method: str, path: str, function: str) -> None:
@@ -49,6 +50,7 @@ def test_every_row_says_who_may() -> None:
     # The API says for itself who may call what (tests/api).
     assert open_to_all == {
         "/health", "/ready", "/token", "/.well-known/jwks.json", "/api/v1/{rest}",
+        "/hooks/{trigger}",
         "/account", "/account.js", "/account.css",
     }  # fmt: skip
     for row in endpoints.ENDPOINTS:
@@ -77,6 +79,7 @@ def test_nothing_is_reached_without_permission(file_context: Context) -> None:
     client = CoreClient(replace(file_context, access=Nobody(file_context.database)))
     parts = {
         "repository": "some/name", "reference": "x", "digest": DIGEST, "upload": "u", "rest": "r",
+        "trigger": "t",
     }  # fmt: skip
     for row in endpoints.ENDPOINTS:
         path = row.path.format(**parts)

@@ -3,6 +3,7 @@ real runtime."""
 
 import json
 import time
+import uuid
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,11 @@ def test_what_needs_no_credentials(stranger: HTTPClient, path: str, holds: bytes
     answer = stranger.request("GET", path)
     assert answer.status == 200, answer
     assert holds in answer.body
+
+
+def test_messages_for_triggers_need_no_credentials(stranger: HTTPClient) -> None:
+    answer = stranger.request("POST", f"/hooks/{uuid.uuid4()}", b"{}")
+    assert (answer.status, answer.code) == (404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
