@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from chalicelib.metadata.database import Runner, Transaction
+from chalicelib.metadata.database import Database, Runner, Transaction
 
 
 class Marker(NamedTuple):
@@ -91,22 +91,29 @@ def acquit(runner: Runner, store: str, sweep: int) -> None:
 
 
 def condemn(
-    runner: Runner, store: str, sweep: int, after: str, count: int, age: int
+    database: Database, store: str, sweep: int, after: str, count: int, age: int
 ) -> list[tuple[str, int, bool]]:
     """Take at most ``count`` keys that are due from the suspects, in order from the one after
     ``after`` on: key, size, and whether no row knows it still. None where another sweep has
     begun."""
-    rows = runner.run(
-        "WITH due AS (SELECT key FROM suspects s"
-        f" WHERE store = :store AND sweep = :sweep AND key > :after AND {_DUE}"
-        " AND EXISTS (SELECT FROM sweep_marker WHERE number = :sweep)"
-        " ORDER BY key LIMIT :count FOR UPDATE)"
-        " DELETE FROM suspects s USING due WHERE s.store = :store AND s.key = due.key"
-        f" RETURNING s.key, s.size, NOT {_KNOWN.format(key='s.key')}",
-        store=store,
-        sweep=sweep,
-        after=after,
-        count=count,
-        age=age,
-    )
-    return sorted((key, size, condemned) for key, size, condemned in rows)
+
+    def work(transaction: Transaction) -> list[tuple[str, int, bool]]:
+        taken = transaction.run(
+            "WITH due AS (SELECT key FROM suspects s"
+            f" WHERE store = :store AND sweep = :sweep AND key > :after AND {_DUE}"
+            " AND EXISTS (SELECT FROM sweep_marker WHERE number = :sweep)"
+            " ORDER BY key LIMIT :count FOR UPDATE)"
+            " DELETE FROM suspects s USING due WHERE s.store = :store AND s.key = due.key"
+            " RETURNING s.key, s.size",
+            store=store,
+            sweep=sweep,
+            after=after,
+            count=count,
+            age=age,
+        )
+        # A statement of its own: within the other, Postgres would read all of the tables.
+        keys = [key for key, _ in taken]
+        condemned = {each.key for each in unknown(transaction, store, keys, age)}
+        return sorted((key, size, key in condemned) for key, size in taken)
+
+    return database.transaction(work)
