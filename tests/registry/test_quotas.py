@@ -1,12 +1,14 @@
 """Quotas: what is counted, what is refused and when, and that the counter is the true sum."""
 
 import json
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +40,9 @@ from tests.client import (
     sha256,
     with_query,
 )
-from tests.images import make_bytes, make_image
+from tests.conftest import need
+from tests.images import make_bytes, make_image, write_layout
+from tests.jobs.test_events import add_account, add_webhook, deliveries
 from tests.servers import Postgres, Registry
 
 MESSAGE = (
@@ -474,3 +478,47 @@ def test_json_of_a_refusal_through_http(registry: Registry, account: str) -> Non
     [error] = json.loads(answer.body)["errors"]
     assert error["code"] == "DENIED"
     assert error["message"] == MESSAGE.format(account, 1024, 0, 2000)
+
+
+def test_webhooks_are_told_of_refusals_and_warnings(quota_context: Context) -> None:
+    client, database = CoreClient(quota_context), quota_context.database
+    add_webhook(database, "quota", account=add_account(database, "told"))
+    quotas.put(database, "told", 1000, None, by="test")
+    push_blob(client, "told/a", make_bytes(950))
+    assert refused(put_blob(client, "told/a", make_bytes(51)))
+    Worker(quota_context, [kind for kind in KINDS if kind.name == "quotas.warn"]).drain()
+    refusal, warning = [event for _, event in deliveries(database)]
+    assert (refusal["kind"], refusal["repository"]) == ("quota", "told/a")
+    assert refusal["detail"] == {
+        "refused": True, "account": "told", "quota": "bytes", "limit": 1000, "used": 950,
+        "needed": 51,
+    }  # fmt: skip
+    assert (warning["kind"], warning["subject"]) == ("quota", "system")
+    assert warning["detail"] == {
+        "refused": False, "account": "told", "bytes": 950, "bytes_limit": 1000,
+        "repositories": 1, "repositories_limit": None,
+    }  # fmt: skip
+
+
+@pytest.mark.long
+def test_skopeo_tells_why(registry: Registry, account: str, tmp_path: Path) -> None:
+    """A person reads the figures, and the reason, as a client shows them."""
+    need("skopeo", "skopeo")
+    image = make_image((100_000,), account)
+    layout = write_layout(tmp_path / "layout", [image])
+    words = ["skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:latest"]
+
+    def copied() -> str:
+        done = subprocess.run(
+            [*words, f"docker://{registry.host}/{account}/a:1"], capture_output=True, text=True
+        )
+        return "" if done.returncode == 0 else done.stderr
+
+    command(registry.settings, "quota", "set", "--account", account, "--bytes", "50K")
+    assert f"The quota of {account} is 51200 bytes: it has " in copied()
+    command(registry.settings, "quota", "unset", "--account", account)
+    [layer] = image.layers
+    command(registry.settings, "block", "add", layer.digest, "--reason", "malware", "--public")
+    assert f"{layer.digest} is blocked at this registry: malware" in copied()
+    command(registry.settings, "block", "remove", layer.digest)
+    assert copied() == ""
