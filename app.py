@@ -72,7 +72,7 @@ def api() -> Response:
     return aws_lambda.answer(_event())
 
 
-@app.route("/hooks/{trigger}", methods=["POST"], content_types=["*/*"])
+@app.route("/hooks/{proxy+}", methods=["POST"], content_types=["*/*"])
 def trigger() -> Response:
     """What signed messages from elsewhere start."""
     return aws_lambda.answer(_event())
