@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,10 +17,13 @@ from chalicelib.settings import Settings
 
 if TYPE_CHECKING:
     from chalicelib.context import Context
+    from chalicelib.jobs.worker import Worker
     from chalicelib.metadata.database import Database
 
 STATES = ("waiting", "running", "dead")
 _LISTED = 1000
+STOP_SECONDS = 10
+"""How long jobs may go on after the first signal. One that takes longer is done again later."""
 
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -64,23 +70,46 @@ def work(options: argparse.Namespace) -> int:
     from chalicelib.jobs.kinds import KINDS
     from chalicelib.jobs.worker import Worker
 
-    stop = threading.Event()
     with opened_context() as context:
         worker = Worker(context, KINDS)
         if options.once:
             done = worker.drain()
             _print(options, {"done": done}, f"{done} {'job' if done == 1 else 'jobs'} done")
             return 0
-        working = threading.Thread(target=worker.run, args=[stop], name="work", daemon=True)
-        # Waited for, not handled: a handler could come upon a lock that its thread holds.
-        signals = (signal.SIGTERM, signal.SIGINT)
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        working.start()
-        signal.sigwait(signals)
-        stop.set()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        working.join()
+        ended = _work_until_told(worker)
+    sys.stdout.flush()
+    if not ended:
+        # A job takes too long; a worker does it again. Its thread would keep the process.
+        os._exit(0)
     return 0
+
+
+def _work_until_told(worker: "Worker") -> bool:
+    """Do jobs until SIGTERM or Ctrl-C; False where one has not ended in time, or at the second."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def run() -> None:
+        try:
+            worker.run(stop)
+        except BaseException as error:
+            failures.append(error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # Waited for, not handled: a handler could come upon a lock that its thread holds.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    working = threading.Thread(target=run, name="work", daemon=True)
+    working.start()
+    signal.sigwait(signals)
+    stop.set()
+    end = time.monotonic() + STOP_SECONDS
+    while working.is_alive() and time.monotonic() < end:
+        if signal.sigtimedwait(signals, 0.1):
+            break
+    if failures:
+        raise failures[0]
+    return not working.is_alive()
 
 
 def show_depths(options: argparse.Namespace) -> int:
@@ -137,10 +166,11 @@ def show_job(options: argparse.Namespace) -> int:
 
 def retry_job(options: argparse.Namespace) -> int:
     """Have a job tried again."""
-    from chalicelib.metadata import jobs
+    from chalicelib.identity.users import OPERATOR
+    from chalicelib.jobs import administration
 
     with opened_database() as database:
-        if not jobs.retry(database, options.id):
+        if not administration.retry(database, options.id, by=OPERATOR):
             raise CommandError(f"there is no job {options.id} that waits or was given up")
     _print(options, {"id": options.id, "retried": True}, f"{options.id} begins now")
     return 0
@@ -148,10 +178,11 @@ def retry_job(options: argparse.Namespace) -> int:
 
 def drop_job(options: argparse.Namespace) -> int:
     """Forget a job."""
-    from chalicelib.metadata import jobs
+    from chalicelib.identity.users import OPERATOR
+    from chalicelib.jobs import administration
 
     with opened_database() as database:
-        if not jobs.drop(database, options.id):
+        if not administration.drop(database, options.id, by=OPERATOR):
             raise CommandError(f"there is no job {options.id} that waits or was given up")
     _print(options, {"id": options.id, "dropped": True}, f"{options.id} is dropped")
     return 0
