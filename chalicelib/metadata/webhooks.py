@@ -138,7 +138,7 @@ def redeliver(runner: Runner, webhook_id: str, delivery_id: str) -> bool:
     still, or there is none."""
     return bool(
         runner.run(
-            "WITH again AS (UPDATE webhook_deliveries SET state = 'waiting', created_at = now()"
+            "WITH again AS (UPDATE webhook_deliveries SET state = 'waiting', begun_at = now()"
             " WHERE CAST(id AS text) = :id AND webhook_id = CAST(:webhook AS uuid)"
             " AND state <> 'waiting' RETURNING id)"
             f" INSERT INTO jobs (kind, data) SELECT '{DELIVER}',"
@@ -318,7 +318,7 @@ def due(runner: Runner, delivery_id: str) -> Due | None:
     """A delivery that is to be made; None where it, or its webhook, is not there any more."""
     rows = runner.run(
         "SELECT CAST(d.id AS text), CAST(w.id AS text), d.state, d.event, d.created_at,"
-        " CAST(extract(epoch FROM now() - d.created_at) AS double precision), s.name,"
+        " CAST(extract(epoch FROM now() - d.begun_at) AS double precision), s.name,"
         " w.url, w.format, w.enabled, w.failures,"
         " CAST(coalesce(extract(epoch FROM w.rests_until - now()), 0) AS double precision),"
         " w.secret, CASE WHEN w.former_until > now() THEN w.former_secret END"
@@ -411,11 +411,11 @@ def owners(runner: Runner, webhook_id: str) -> list[tuple[str, str]]:
 
 
 def expire(runner: Runner, seconds: int, most: int) -> int:
-    """Forget deliveries that are older, at most so many; gives how many."""
+    """Forget deliveries that were begun longer ago, at most so many; gives how many."""
     rows = runner.run(
         "WITH gone AS (DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM"
-        " webhook_deliveries WHERE created_at < now() - CAST(:seconds AS integer)"
-        " * interval '1 second' AND state <> 'waiting' ORDER BY created_at LIMIT :most)"
+        " webhook_deliveries WHERE begun_at < now() - CAST(:seconds AS integer)"
+        " * interval '1 second' ORDER BY begun_at LIMIT :most)"
         " RETURNING 1) SELECT count(*) FROM gone",
         seconds=seconds,
         most=most,

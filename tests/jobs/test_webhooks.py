@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,7 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
 from chalicelib.context import Context
+from chalicelib.hosts import build_context
 from chalicelib.identity import signatures
 from chalicelib.identity.keys import SealError
 from chalicelib.jobs import events, kinds, webhooks
@@ -27,9 +28,10 @@ from chalicelib.metadata import jobs, repositories
 from chalicelib.metadata import webhooks as rows
 from chalicelib.metadata.database import Database
 from chalicelib.metadata.grants import Place
+from chalicelib.settings import Settings
 from tests.jobs import receiver
 from tests.jobs.receiver import Received, Receiver
-from tests.servers import OPENREGISTRY
+from tests.servers import OPENREGISTRY, Postgres
 
 KINDS = [kind for kind in kinds.KINDS if kind.name.startswith("webhook.")]
 NEW = repositories.New("", False)
@@ -42,15 +44,27 @@ def server() -> Iterator[Receiver]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def registry(core_settings: Settings, postgres: Postgres) -> Iterator[Context]:
+    """The functions over a database that these tests share."""
+    with ExitStack() as stack:
+        url = stack.enter_context(postgres.migrated_database())
+        built = build_context(replace(core_settings, database_url=url))
+        stack.callback(built.database.close)
+        yield built
+
+
 @pytest.fixture
-def context(jobs_context: Context, server: Receiver) -> Context:
-    """A registry that may send to the receiver."""
+def context(registry: Context, server: Receiver) -> Context:
+    """A registry without webhooks that may send to the receiver."""
+    for table in ("webhooks", "jobs"):
+        registry.database.run(f"DELETE FROM {table}")
     settings = replace(
-        jobs_context.settings,
+        registry.settings,
         private_webhooks=(server.origin,),
         public_url="https://registry.example.org",
     )
-    return replace(jobs_context, settings=settings)
+    return replace(registry, settings=settings)
 
 
 class Hook:
@@ -453,8 +467,22 @@ def test_it_can_be_delivered_again(context: Context, server: Receiver) -> None:
     work(context)
     first, second = server.received
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.body == second.body
     assert [each.state for each in hook.deliveries()] == ["delivered"]
     assert len(hook.attempts()) == 2
+
+
+def test_one_that_waited_too_long_is_not_sent_any_more(context: Context, server: Receiver) -> None:
+    hook = Hook(context, server.origin)
+    hook.push()
+    hook.database.run("UPDATE webhook_deliveries SET begun_at = now() - interval '73 hours'")
+    assert work(context) == 1
+    assert server.received == []
+    [delivery] = hook.deliveries()
+    assert delivery.state == "failed"
+    assert rows.redeliver(hook.database, hook.id, delivery.id)
+    work(context)
+    assert len(server.received) == 1
 
 
 def test_history_is_kept_for_a_while(context: Context, server: Receiver) -> None:
@@ -464,11 +492,11 @@ def test_history_is_kept_for_a_while(context: Context, server: Receiver) -> None
     work(context)
     hook.push()
     hook.database.run(
-        "UPDATE webhook_deliveries SET created_at = now() - interval '15 days'"
+        "UPDATE webhook_deliveries SET begun_at = now() - interval '15 days'"
         " WHERE number <> (SELECT min(number) FROM webhook_deliveries)"
     )
     webhooks.expire(context, jobs.Job(0, "", "", {}, 0, 0))
-    assert sorted(each.state for each in hook.deliveries()) == ["delivered", "waiting"]
+    assert [each.state for each in hook.deliveries()] == ["delivered"]
 
 
 def test_deliveries_of_one_that_was_removed_are_dropped(context: Context, server: Receiver) -> None:

@@ -35,10 +35,12 @@ CREATE TABLE webhook_deliveries (
     webhook_id uuid NOT NULL REFERENCES webhooks ON DELETE CASCADE,
     event jsonb NOT NULL,
     state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'failed')),
-    created_at timestamptz NOT NULL DEFAULT now()
+    -- When it happened, and when it was last to be delivered: then, or when a person asked for it.
+    created_at timestamptz NOT NULL DEFAULT now(),
+    begun_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX webhook_deliveries_by_webhook ON webhook_deliveries (webhook_id, number);
-CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (created_at);
+CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (begun_at);
 
 -- Each attempt: what was sent and what came back, cut short.
 CREATE TABLE webhook_attempts (
