@@ -21,6 +21,7 @@ _PARTS = {
     "grantee": "The name of a user, of a robot (OWNER+NAME) or of a team (ORGANISATION:NAME)",
     "identity": "The id of an identity at another service",
     "invitation": "The id of an invitation",
+    "job": "The id of a job",
     "login": "The id of a login",
     "member": "The name of a user who belongs to the organisation",
     "passkey": "The id of a passkey",
