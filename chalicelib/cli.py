@@ -23,6 +23,7 @@ ROOMS = (
     "chalicelib.identity.command",
     "chalicelib.jobs.command",
     "chalicelib.registry.command",
+    "chalicelib.registry.rules_command",
     "chalicelib.registry.webhooks_command",
     "chalicelib.jobs.collection_command",
     "chalicelib.jobs.orphans_command",

@@ -27,7 +27,7 @@ _LINK_NAMED = (
     "EXISTS (SELECT FROM manifest_references f"
     " WHERE f.repository_id = l.repository_id AND f.blob = l.digest)"
 )
-_MANIFEST_NAMED = (
+MANIFEST_NAMED = (
     "(EXISTS (SELECT FROM tags t WHERE t.repository_id = m.repository_id AND t.digest = m.digest)"
     " OR EXISTS (SELECT FROM manifest_references f"
     " WHERE f.repository_id = m.repository_id AND f.child = m.digest)"
@@ -104,7 +104,7 @@ def judge_manifests(runner: Runner, due: Due) -> list[Item]:
     that is there. The others are not looked at again before that changes."""
     rows = runner.run(
         "WITH judged AS ("
-        f"SELECT m.repository_id, m.digest, m.had_subject, {_MANIFEST_NAMED} AS named"
+        f"SELECT m.repository_id, m.digest, m.had_subject, {MANIFEST_NAMED} AS named"
         f" FROM {_TAKEN} JOIN manifests m USING (repository_id, digest)"
         "), kept AS (UPDATE manifests m SET unreferenced_since = NULL FROM judged j"
         " WHERE named AND m.repository_id = j.repository_id AND m.digest = j.digest)"
@@ -304,7 +304,7 @@ def foresee(runner: Runner, age: float, untagged: float | None) -> list[Foreseen
     rows = runner.run(
         "WITH manifests_gone AS (SELECT repository_id, digest, had_subject FROM manifests m"
         f" WHERE (had_subject AND {older.format('age')} OR {older.format('untagged')})"
-        f" AND NOT {_MANIFEST_NAMED}"
+        f" AND NOT {MANIFEST_NAMED}"
         "), links_gone AS (SELECT repository_id, digest FROM repository_blobs l"
         f" WHERE ({older.format('age')} OR CAST(:age AS double precision) = 0)"
         " AND NOT EXISTS (SELECT FROM manifest_references f"

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from chalicelib.metadata.collection import _MANIFEST_NAMED as MANIFEST_NAMED
-from chalicelib.metadata.collection import Due
+from chalicelib.metadata.collection import MANIFEST_NAMED, Due
 from chalicelib.metadata.database import Runner
 from chalicelib.metadata.grants import Place
 
@@ -139,7 +138,7 @@ def read(runner: Runner, repository_id: int, policy: Policy | None = None) -> He
         "SELECT id, name, NULL, now() FROM repositories WHERE id = :repository",
         repository=repository_id,
     )
-    return Held(*rows[0], policy) if rows else None
+    return _held([[*row, *policy] for row in rows])
 
 
 def tags(runner: Runner, repository_id: int) -> list[Tag]:
@@ -212,4 +211,7 @@ def untagged(runner: Runner, repository_id: int, age: float, pulled: float) -> l
 
 
 def _held(rows: list[list[Any]]) -> Held | None:
-    return Held(*rows[0][:4], Policy(*rows[0][4:])) if rows else None
+    if not rows:
+        return None
+    number, name, account, now, *policy = rows[0]
+    return Held(number, name, account, now, Policy(*policy))

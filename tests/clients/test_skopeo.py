@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.accounts import command
 from tests.conftest import need
 from tests.images import (
     Content,
@@ -126,6 +127,30 @@ def test_list_tags_and_delete(registry: Registry, tmp_path: Path) -> None:
     assert gone.returncode != 0
     assert "manifest unknown" in gone.stdout
     assert pull(registry, "skopeo/delete:b", tmp_path / "kept") == contents(images["b"])
+
+
+def test_immutable_tags(registry: Registry, tmp_path: Path) -> None:
+    first, second = (make_image(SIZES, f"immutable {number}") for number in range(2))
+    layouts = [
+        write_layout(tmp_path / name, [image]) for name, image in (("1", first), ("2", second))
+    ]
+    name = "skopeo/immutable"
+    push(layouts[0], registry, f"{name}:v1")
+    where = ("--repository", name)
+    rule = command(registry.settings, "immutable-tags", "add", *where, "v*")["id"]
+    push(layouts[0], registry, f"{name}:v1")
+    destination = f"docker://{registry.host}/{name}:v1"
+    for words in (
+        ("copy", "--dest-tls-verify=false", f"oci:{layouts[1]}:latest", destination),
+        ("delete", "--tls-verify=false", destination),
+    ):
+        refused = run("skopeo", *words, check=False)
+        assert refused.returncode != 0
+        for part in (f"The tag v1 is immutable in {name}", f"rule {rule}", "Push another tag"):
+            assert part in refused.stdout
+    assert pull(registry, f"{name}:v1", tmp_path / "kept") == contents(first)
+    command(registry.settings, "immutable-tags", "remove", *where, str(rule))
+    push(layouts[1], registry, f"{name}:v1")
 
 
 @pytest.mark.long
