@@ -16,7 +16,7 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.bench import identity, servers, startup, table
+from tests.bench import identity, jobs, servers, startup, table
 from tests.bench.servers import OURS, PEER, STORAGES, Side, Storage
 from tests.bench.table import Row
 from tests.bench.workloads import WORKLOADS, Measure, Site, Workload
@@ -48,10 +48,7 @@ def main() -> int:
             print(f"\n{storage} storage\n{table.text(tables[storage])}\n", flush=True)
     rows = [row for one in tables.values() for row in one]
     notes = _notes(options)
-    if _wanted("identity", options.only):
-        lines = identity.measure(options.repeat, options.seconds)
-        print("\n".join(["with accounts", *lines]), flush=True)
-        notes += lines
+    notes += _besides(options)
     if _wanted("import", options.only):
         cold = startup.measure(IMPORTS)
         slowest = ", ".join(f"{name} {own:.0f}" for name, own in cold.slowest[:5])
@@ -68,6 +65,20 @@ def main() -> int:
     for error in failed[:10]:
         print(f"failed: {error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _besides(options: argparse.Namespace) -> list[str]:
+    """What is measured of this registry alone."""
+    notes: list[str] = []
+    if _wanted("identity", options.only):
+        lines = identity.measure(options.repeat, options.seconds)
+        print("\n".join(["with accounts", *lines]), flush=True)
+        notes += lines
+    if _wanted("jobs", options.only):
+        lines = jobs.measure(QUICK if options.quick else 1)
+        print("\n".join(["jobs", *lines]), flush=True)
+        notes += lines
+    return notes
 
 
 def _options() -> argparse.Namespace:
