@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 
 from chalicelib import digests
-from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
-from chalicelib.api.problems import Problem, invalid
+from chalicelib.api.operations import Call, Needs, Operation, Page, PagingByDigest, page
+from chalicelib.api.problems import Problem
 from chalicelib.http import DigestInvalid
 from chalicelib.metadata import blocks as rows
 from chalicelib.registry import blocks
@@ -56,10 +56,7 @@ def block_digest(call: Call) -> BlockAt:
 def list_blocks(call: Call) -> Page[Block]:
     """Blocked digests."""
     limit, after = call.query.limit, call.query.after
-    try:
-        last = digests.pack(after) if after else b""
-    except DigestInvalid as error:
-        raise invalid(error.message, "after") from None
+    last = digests.pack(after) if after else b""
     found = rows.listed(call.context.database, last, limit + 1)
     return page([_shown(each) for each in found], limit, lambda each: each.digest)
 
@@ -87,7 +84,7 @@ _ALL = "/admin/blocked-digests"
 _ONE = f"{_ALL}/{{digest}}"
 OPERATIONS = (
     Operation("GET", _ALL, list_blocks, Needs.ADMINISTRATOR, "Blocked digests",
-              query=Paging, answer=Page[Block]),
+              query=PagingByDigest, answer=Page[Block]),
     Operation("PUT", _ONE, block_digest, Needs.ADMINISTRATOR,
               "Let nobody read or push a blob or a manifest", body=NewBlock, answer=BlockAt),
     Operation("DELETE", _ONE, unblock_digest, Needs.ADMINISTRATOR,

@@ -178,6 +178,14 @@ class PagingByUuid(Paging):
     after: Annotated[str, msgspec.Meta(pattern=f"^({_UUID})?$")] = ""
 
 
+class PagingByDigest(Paging):
+    """The query of a list whose ``next`` is a digest."""
+
+    after: Annotated[str, msgspec.Meta(pattern="^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})?$")] = (
+        ""
+    )
+
+
 class Page(msgspec.Struct, Generic[T]):
     """A page of a list; ``next`` is what the next page comes after, None on the last one."""
 
