@@ -11,10 +11,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from chalicelib.context import Context
 from chalicelib.http import Unavailable
-from chalicelib.jobs import GiveUp, Job, Kind, NotNow, TryAgain
+from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, TryAgain
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import DatabaseError, Transaction, UniqueViolation
 
@@ -31,10 +32,6 @@ _GATHER = 0.003
 _PAUSE = 5.0
 """Seconds of patience with a database that does not answer."""
 _ERROR_LENGTH = 2000
-
-
-class LeaseLostError(Exception):
-    """The job was taken by another worker, which does it again."""
 
 
 class Worker:
@@ -151,18 +148,14 @@ class Worker:
             return
         try:
             later = kind.perform(self._context, job)
-
-            def end(transaction: Transaction) -> None:
-                # First: it locks the job's row, and tells whether it is still ours.
-                if not jobs.finish(transaction, job):
-                    raise LeaseLostError
-                if later is not None:
-                    later(transaction)
-
-            database.transaction(end)
+            if later is None:
+                ours = jobs.finish(database, job)
+            else:
+                ours = database.transaction(partial(_end, job, later))
+            if not ours:
+                _log.warning("job %d (%s) took longer than its lease", job.id, job.kind)
+                return
             self._count(job, "done")
-        except LeaseLostError:
-            _log.warning("job %d (%s) took longer than its lease", job.id, job.kind)
         except NotNow as wait:
             jobs.postpone(database, job, wait.seconds)
         except GiveUp as error:
@@ -209,6 +202,15 @@ class Worker:
         # It could not even be put off: its lease runs out, and it is taken again.
         if error := future.exception():
             _log.warning("a job could not be ended: %s", error)
+
+
+def _end(job: Job, later: Later, transaction: Transaction) -> bool:
+    """End a job with what it changes; False where it was taken by another, who does it again."""
+    # First: it locks the job's row.
+    if not jobs.finish(transaction, job):
+        return False
+    later(transaction)
+    return True
 
 
 def _text(sentence: str) -> str:

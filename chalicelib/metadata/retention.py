@@ -112,8 +112,8 @@ def schedule(runner: Runner, kind: str) -> None:
     Of jobs that were given up the last is kept."""
     runner.run(
         f"WITH due AS (SELECT r.id, 'retention:' || r.id AS subject FROM {_IN_FORCE}"
-        " WHERE NOT EXISTS (SELECT FROM jobs j WHERE j.subject = 'retention:' || r.id"
-        " AND j.dead_at IS NULL)"
+        " WHERE NOT EXISTS (SELECT FROM jobs j WHERE j.kind = :kind"
+        " AND j.subject = 'retention:' || r.id AND j.subject <> '' AND j.dead_at IS NULL)"
         "), dead AS (DELETE FROM jobs j USING due d WHERE j.kind = :kind"
         " AND j.subject = d.subject AND j.dead_at IS NOT NULL"
         ") INSERT INTO jobs (kind, subject, data)"

@@ -118,8 +118,9 @@ def start_retention(runner: Runner, place: Place, kind: str) -> None:
         " FROM repositories r WHERE (r.id = CAST(:repository AS bigint)"
         " OR split_part(r.name, '/', 1) = (SELECT name FROM accounts"
         " WHERE id = CAST(:namespace AS bigint)))"
-        " AND NOT EXISTS (SELECT FROM jobs j WHERE j.subject = 'retention:' || r.id"
-        " AND j.dead_at IS NULL AND NOT j.taken)",
+        " AND NOT EXISTS (SELECT FROM jobs j WHERE j.kind = :kind"
+        " AND j.subject = 'retention:' || r.id AND j.subject <> '' AND j.dead_at IS NULL"
+        " AND NOT j.taken)",
         kind=kind,
         **place._asdict(),
     )
