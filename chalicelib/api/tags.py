@@ -9,6 +9,7 @@ from chalicelib import digests
 from chalicelib.api import problems
 from chalicelib.api.audit import Newest
 from chalicelib.api.operations import Call, Needs, Operation, Page, page
+from chalicelib.api.texts import Digest
 from chalicelib.http import DigestInvalid
 from chalicelib.registry import tag_history
 
@@ -36,7 +37,7 @@ class TagToRestore(msgspec.Struct, forbid_unknown_fields=True):
     """Which manifest a tag is to point to, where it did once; null is where it was before it was
     last moved or deleted."""
 
-    digest: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    digest: Digest | None = None
 
 
 class RestoredTag(msgspec.Struct):

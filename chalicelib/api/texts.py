@@ -53,3 +53,9 @@ TagPattern = Annotated[
     msgspec.Meta(min_length=1, max_length=128, extra_json_schema=_like(immutable_tags.PATTERN)),
 ]
 """Tags; ``*`` stands for any characters."""
+Digest = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=200, extra_json_schema=_like("(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})")
+    ),
+]
