@@ -16,7 +16,7 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.bench import identity, jobs, servers, startup, table
+from tests.bench import collection, identity, jobs, servers, startup, table
 from tests.bench.servers import OURS, PEER, STORAGES, Side, Storage
 from tests.bench.table import Row
 from tests.bench.workloads import WORKLOADS, Measure, Site, Workload
@@ -78,6 +78,10 @@ def _besides(options: argparse.Namespace) -> list[str]:
         lines = jobs.measure(QUICK if options.quick else 1)
         print("\n".join(["jobs", *lines]), flush=True)
         notes += lines
+    if _wanted("collection", options.only):
+        for line in collection.measure(collection.COUNTS[: 2 if options.quick else 3]):
+            print(line, flush=True)
+            notes.append(line)
     return notes
 
 
