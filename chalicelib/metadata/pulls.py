@@ -14,7 +14,7 @@ class Pulled(NamedTuple):
     tag: str
     digest: bytes
     subject: str
-    count: int
+    pulls: int
     age: float
 
 
@@ -83,7 +83,7 @@ def add(runner: Runner, pulls: Sequence[Pulled]) -> set[str]:
         repositories=[each.repository for each in pulls],
         tags=[each.tag for each in pulls],
         digests=[each.digest for each in pulls],
-        counts=[each.count for each in pulls],
+        counts=[each.pulls for each in pulls],
         ages=[each.age for each in pulls],
     )
     return {name for (name,) in rows}

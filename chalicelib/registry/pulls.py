@@ -81,7 +81,7 @@ class Gathered:
             for key, (count, at) in noted.items():
                 self._note(key, count, at)
         except Exception:
-            _log.exception("%d pulls were not counted", sum(each.count for each in found))
+            _log.exception("%d pulls were not counted", sum(each.pulls for each in found))
 
 
 def add(database: Database, found: Sequence[Pulled]) -> bool:
@@ -107,9 +107,9 @@ def added_up(found: Iterable[Pulled]) -> list[Pulled]:
     """The same pulls, of each kind in one."""
     sums: dict[tuple[str, str, bytes, str], Pulled] = {}
     for pulled in found:
-        before = sums.get(pulled[:4], pulled._replace(count=0))
+        before = sums.get(pulled[:4], pulled._replace(pulls=0))
         sums[pulled[:4]] = pulled._replace(
-            count=before.count + pulled.count, age=min(before.age, pulled.age)
+            pulls=before.pulls + pulled.pulls, age=min(before.age, pulled.age)
         )
     return list(sums.values())
 
@@ -118,7 +118,7 @@ def _detail(pulled: Pulled) -> dict[str, Any]:
     at = datetime.now(UTC) - timedelta(seconds=pulled.age)
     detail = {
         "digest": digests.unpack(pulled.digest),
-        "count": pulled.count,
+        "count": pulled.pulls,
         "pulled_at": at.isoformat(timespec="seconds"),
     }
     return detail | ({"tag": pulled.tag} if pulled.tag else {})
