@@ -157,6 +157,9 @@ class Answer:
 
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_DIGEST = "(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})"
+_END = r"$(?!\n)"
+"""The end of a text. To Python's expressions ``$`` alone is before a last newline too."""
 
 
 class Paging(msgspec.Struct):
@@ -169,21 +172,19 @@ class Paging(msgspec.Struct):
 class PagingByNumber(Paging):
     """The query of a list whose ``next`` is a number."""
 
-    after: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{0,18}$")] = ""
+    after: Annotated[str, msgspec.Meta(pattern=f"^[0-9]{{0,18}}{_END}")] = ""
 
 
 class PagingByUuid(Paging):
     """The query of a list whose ``next`` is a UUID."""
 
-    after: Annotated[str, msgspec.Meta(pattern=f"^({_UUID})?$")] = ""
+    after: Annotated[str, msgspec.Meta(pattern=f"^({_UUID})?{_END}")] = ""
 
 
 class PagingByDigest(Paging):
     """The query of a list whose ``next`` is a digest."""
 
-    after: Annotated[str, msgspec.Meta(pattern="^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})?$")] = (
-        ""
-    )
+    after: Annotated[str, msgspec.Meta(pattern=f"^({_DIGEST})?{_END}")] = ""
 
 
 class Page(msgspec.Struct, Generic[T]):

@@ -1,29 +1,19 @@
 """How often what is in a repository was pulled, and when last."""
 
 from datetime import datetime
-from typing import Annotated, Literal
 
 import msgspec
 
 from chalicelib import digests
-from chalicelib.api import problems
-from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, page
-from chalicelib.http import DigestInvalid
+from chalicelib.api.operations import Call, Needs, Operation, Page, Paging, PagingByDigest, page
 from chalicelib.metadata import pulls as rows
 
 
-class Search(Paging):
-    """A list's page: of tags, by name, or of manifests, by digest."""
+class TagPulls(msgspec.Struct):
+    """Pulls of a tag, and of the manifest that it points to. A time is null where there were
+    none."""
 
-    of: Literal["tags", "manifests"] = "tags"
-    after: Annotated[str, msgspec.Meta(max_length=300, pattern=r"^[\w.:+-]*$")] = ""
-
-
-class Pulls(msgspec.Struct):
-    """Pulls of a tag and of the manifest that it points to; of a manifest alone where ``tag`` is
-    null. A time is null where there were none."""
-
-    tag: str | None
+    tag: str
     digest: str
     pulls: int
     pulled_at: datetime | None
@@ -31,17 +21,23 @@ class Pulls(msgspec.Struct):
     manifest_pulled_at: datetime | None
 
 
-def list_pulls(call: Call) -> Page[Pulls]:
-    """How often tags or manifests of a repository were pulled."""
-    database, name = call.context.database, call.params["repository"]
-    after, count = call.query.after, call.query.limit + 1
-    if call.query.of == "tags":
-        found = rows.of_tags(database, name, after, count)
-    else:
-        found = rows.of_manifests(database, name, _packed(after), count)
+class ManifestPulls(msgspec.Struct):
+    """Pulls of a manifest, by its digest or by a tag. The time is null where there were none."""
+
+    digest: str
+    pulls: int
+    pulled_at: datetime | None
+
+
+def list_tag_pulls(call: Call) -> Page[TagPulls]:
+    """How often tags of a repository were pulled, by name."""
+    query = call.query
+    found = rows.of_tags(
+        call.context.database, call.params["repository"], query.after, query.limit + 1
+    )
     items = [
-        Pulls(
-            tag=each.tag or None,
+        TagPulls(
+            tag=each.tag,
             digest=digests.unpack(each.digest),
             pulls=each.pulls,
             pulled_at=each.pulled_at,
@@ -50,17 +46,27 @@ def list_pulls(call: Call) -> Page[Pulls]:
         )
         for each in found
     ]
-    return page(items, call.query.limit, lambda each: each.tag or each.digest)
+    return page(items, query.limit, lambda each: each.tag)
 
 
-def _packed(after: str) -> bytes:
-    try:
-        return digests.pack(after) if after else b""
-    except DigestInvalid as error:
-        raise problems.invalid(error.message, "after") from None
+def list_manifest_pulls(call: Call) -> Page[ManifestPulls]:
+    """How often manifests of a repository were pulled, by digest."""
+    query = call.query
+    last = digests.pack(query.after) if query.after else b""
+    found = rows.of_manifests(
+        call.context.database, call.params["repository"], last, query.limit + 1
+    )
+    items = [
+        ManifestPulls(digests.unpack(each.digest), each.pulls, each.pulled_at) for each in found
+    ]
+    return page(items, query.limit, lambda each: each.digest)
 
 
 OPERATIONS = (
-    Operation("GET", "/repositories/{repository}/-/pulls", list_pulls, Needs.REPOSITORY_READ,
-              "How often tags or manifests were pulled", query=Search, answer=Page[Pulls]),
+    Operation("GET", "/repositories/{repository}/-/tag-pulls", list_tag_pulls,
+              Needs.REPOSITORY_READ, "How often tags were pulled",
+              query=Paging, answer=Page[TagPulls]),
+    Operation("GET", "/repositories/{repository}/-/manifest-pulls", list_manifest_pulls,
+              Needs.REPOSITORY_READ, "How often manifests were pulled",
+              query=PagingByDigest, answer=Page[ManifestPulls]),
 )  # fmt: skip

@@ -376,3 +376,16 @@ def _sent(registry: Registry, lines: str) -> Answer:
         response = HTTPResponse(connection)
         response.begin()
         return Answer(response.status, response.getheaders(), response.read())
+
+
+def test_a_page_begins_after_something_of_the_listed_kind(app: World) -> None:
+    """A newline at its end is no part of a number, a UUID or a digest."""
+    nouns = ("immutable-tags", "webhooks", "triggers", "manifest-pulls")
+    values = ("1", "00000000-0000-0000-0000-000000000000", "sha256:" + "0" * 64)
+    for noun in nouns:
+        path = f"/repositories/alice/app/-/{noun}"
+        answers = [app.call("GET", f"{path}?after={value}", by="alice") for value in values]
+        assert sorted(answer.status for answer in answers) == [200, 422, 422], noun
+        for value in values:
+            answer = app.call("GET", f"{path}?after={value}%0A", by="alice")
+            assert (problem(answer), answer.json["errors"][0]["field"]) == (422, "after")

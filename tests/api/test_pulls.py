@@ -32,7 +32,7 @@ def test_pulls_of_tags_and_manifests(world: Realm) -> None:
     answer = alice.api("GET", f"/repositories/{NAME}")
     assert answer.json["pulls"] == 4
     assert datetime.fromisoformat(answer.json["pulled_at"]).tzinfo is not None
-    path = f"/repositories/{NAME}/-/pulls"
+    path = f"/repositories/{NAME}/-/tag-pulls"
     first = alice.api("GET", f"{path}?limit=2").json
     assert [(each["tag"], each["digest"], each["pulls"], each["manifest_pulls"])
             for each in first["items"]] == [
@@ -46,9 +46,8 @@ def test_pulls_of_tags_and_manifests(world: Realm) -> None:
 
     found, after = {}, ""
     for _ in digests:
-        page = alice.api("GET", f"{path}?of=manifests&limit=1{after}").json
+        page = alice.api("GET", f"/repositories/{NAME}/-/manifest-pulls?limit=1{after}").json
         [item] = page["items"]
-        assert item["tag"] is None
         found[item["digest"]] = item["pulls"]
         after = f"&after={page['next']}"
     assert page["next"] is None
@@ -58,10 +57,11 @@ def test_pulls_of_tags_and_manifests(world: Realm) -> None:
 def test_a_page_after_no_digest_is_refused(world: Realm) -> None:
     alice = world.by("alice")
     push_image(alice, NAME, make_image((10,), "no digest"), "1")
-    answer = alice.api("GET", f"/repositories/{NAME}/-/pulls?of=manifests&after=v1")
+    answer = alice.api("GET", f"/repositories/{NAME}/-/manifest-pulls?after=v1")
     assert (answer.status, answer.json["errors"][0]["field"]) == (422, "after")
 
 
 def test_who_may_not_pull_may_not_know(world: Realm) -> None:
     push_image(world.by("alice"), NAME, make_image((10,), "private"), "1")
-    assert world.by("bob").api("GET", f"/repositories/{NAME}/-/pulls").status == 404
+    for noun in ("tag", "manifest"):
+        assert world.by("bob").api("GET", f"/repositories/{NAME}/-/{noun}-pulls").status == 404
