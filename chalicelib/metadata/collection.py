@@ -77,6 +77,7 @@ def lock_links(runner: Runner, age: float, after: Any, count: int) -> Due:
 def judge_links(runner: Runner, due: Due) -> list[Item]:
     """Remove links that no manifest of their repository names, of those that are locked; gives
     these. The others are not looked at again before a manifest that names them goes."""
+    _hold_late(runner, due, "blob", "NOT f.is_manifest")
     rows = runner.run(
         f"WITH judged AS (SELECT l.repository_id, l.digest, {_LINK_NAMED} AS named"
         f" FROM {_TAKEN} JOIN repository_blobs l USING (repository_id, digest)"
@@ -102,6 +103,7 @@ def lock_manifests(runner: Runner, age: float, after: Any, count: int, *, orphan
 def judge_manifests(runner: Runner, due: Due) -> list[Item]:
     """Which manifests nothing names, of those that are locked: no tag, no index, and no subject
     that is there. The others are not looked at again before that changes."""
+    _hold_late(runner, due, "child", "f.is_manifest")
     rows = runner.run(
         "WITH judged AS ("
         f"SELECT m.repository_id, m.digest, m.had_subject, {MANIFEST_NAMED} AS named"
@@ -272,6 +274,17 @@ def _lock(runner: Runner, where: str, age: float, after: Any, count: int) -> Due
     )
     until = max((since for _, _, since in rows), default=after)
     return Due([(repository, bytes(digest)) for repository, digest, _ in rows], until)
+
+
+def _hold_late(runner: Runner, due: Due, column: str, kind: str) -> None:
+    """Have manifests hold what they were admitted without and what came at that very moment: of
+    those two transactions neither saw the other's row."""
+    runner.run(
+        f"UPDATE manifest_references f SET {column} = f.digest FROM {_TAKEN}"
+        " WHERE f.repository_id = t.repository_id AND f.digest = t.digest"
+        f" AND f.blob IS NULL AND f.child IS NULL AND {kind}",
+        **_taken(due),
+    )
 
 
 def _taken(due: Due) -> dict[str, Any]:

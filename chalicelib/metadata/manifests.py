@@ -96,8 +96,9 @@ def add(
     children: frozenset[bytes],
 ) -> None:
     """Keep a manifest and its references, of which ``blobs`` and ``children`` are there. One that
-    is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest.
-    Indexes that were admitted without it hold it from now on."""
+    is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest, which
+    then holds too what it was admitted without and is there now. Indexes that were admitted without
+    it hold it from now on."""
     # References come after the manifest's row (FROM kept): where that is being deleted, the former
     # references may not be gone before. In digest order, so that two pushes lock the rows that they
     # share in the same order.
@@ -115,14 +116,17 @@ def add(
         " DO UPDATE SET pushed_at = now(), unreferenced_since = clock_timestamp(),"
         " had_subject = manifests.had_subject OR excluded.had_subject RETURNING 1"
         "), named AS ("
-        " INSERT INTO manifest_references"
+        " INSERT INTO manifest_references AS f"
         " (repository_id, manifest, digest, is_manifest, blob, child)"
         " SELECT :repository, :digest, d, is_manifest,"
         " CASE WHEN there AND NOT is_manifest THEN d END,"
         " CASE WHEN there AND is_manifest THEN d END"
         " FROM kept, unnest(CAST(:digests AS bytea[]), CAST(:kinds AS boolean[]),"
         " CAST(:there AS boolean[])) AS named (d, is_manifest, there)"
-        " ON CONFLICT DO NOTHING"
+        " ON CONFLICT (repository_id, manifest, digest, is_manifest)"
+        " DO UPDATE SET blob = excluded.blob, child = excluded.child"
+        " WHERE f.blob IS NULL AND f.child IS NULL"
+        " AND num_nonnulls(excluded.blob, excluded.child) > 0"
         ") UPDATE manifest_references SET child = digest"
         " WHERE repository_id = :repository AND digest = :digest"
         " AND blob IS NULL AND child IS NULL AND is_manifest",

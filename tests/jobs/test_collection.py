@@ -744,6 +744,61 @@ def test_a_manifest_that_is_pushed_while_it_is_deleted_keeps_its_references(
     pulls(context, client, APP, image, "v1")
 
 
+def foreign(image: Image) -> Content:
+    """A manifest of the same blobs whose last layer may be had elsewhere."""
+    value = json.loads(image.manifest.data)
+    value["layers"][-1] |= {
+        "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "urls": ["https://example.org/layer"],
+    }
+    return Content(MANIFEST, json.dumps(value).encode())
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_layer_that_comes_while_a_manifest_is_pushed_without_it_stays(
+    context: Context, client: CoreClient, *, repeated: bool
+) -> None:
+    """Of the two transactions neither sees the other's row."""
+    image = make_image((10, 20))
+    last = image.layers[-1]
+    for blob in image.blobs:
+        if blob != last:
+            push_blob(client, APP, blob.data)
+    manifest = foreign(image)
+    with paused(
+        "chalicelib.metadata.manifests.add", lambda: push_manifest(client, APP, manifest, "v1")
+    ) as results:
+        push_blob(client, APP, last.data)
+    assert [answer.status for answer in results] == [201]
+    if repeated:
+        assert push_manifest(client, APP, manifest, "v1").status == 201
+        target = f"/v2/{APP}/blobs/{last.digest}"
+        assert client.request("DELETE", target).status == 405
+    assert collect(context, 0) == []
+    assert reads(context, APP, last.digest) == last.data
+    delete(client, APP, "manifests", manifest.digest)
+    collect(context, 0)
+    assert objects(context) == 0
+
+
+def test_a_child_that_comes_while_its_index_is_pushed_without_it_stays(context: Context) -> None:
+    settings = replace(context.settings, sparse_manifests=True, collect_untagged=0)
+    context = replace(context, settings=settings)
+    client = CoreClient(context)
+    image = make_image((10,))
+    index = make_index([image])
+    push_blob(client, APP, image.config.data)
+    with paused(
+        "chalicelib.metadata.manifests.add", lambda: push_manifest(client, APP, index, "v1")
+    ):
+        push_image(client, APP, image)
+    assert collect(context, 0) == []
+    pulls(context, client, APP, image, image.manifest.digest)
+    delete(client, APP, "manifests", index.digest)
+    collect(context, 0)
+    assert objects(context) == 0
+
+
 # What dies half-way, and what is elsewhere.
 
 
