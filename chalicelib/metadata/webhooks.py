@@ -135,12 +135,13 @@ def ping(runner: Runner, webhook_id: str, place: Place, subject: str) -> str:
 
 def redeliver(runner: Runner, webhook_id: str, delivery_id: str) -> bool:
     """Have an event delivered once more, under the id that it had; False where it is on its way
-    still, or there is none."""
+    still, or there is none. One whose job was given up or dropped is not on its way."""
     return bool(
         runner.run(
             "WITH again AS (UPDATE webhook_deliveries SET state = 'waiting', begun_at = now()"
             " WHERE CAST(id AS text) = :id AND webhook_id = CAST(:webhook AS uuid)"
-            " AND state <> 'waiting' RETURNING id)"
+            f" AND (state <> 'waiting' OR NOT EXISTS (SELECT FROM jobs j WHERE j.kind = '{DELIVER}'"
+            " AND j.data ->> 'delivery' = :id AND j.dead_at IS NULL)) RETURNING id)"
             f" INSERT INTO jobs (kind, data) SELECT '{DELIVER}',"
             " jsonb_build_object('delivery', id, 'asked', true) FROM again RETURNING 1",
             id=delivery_id,

@@ -472,6 +472,21 @@ def test_it_can_be_delivered_again(context: Context, server: Receiver) -> None:
     assert len(hook.attempts()) == 2
 
 
+@pytest.mark.parametrize("end", ["DELETE FROM jobs", "UPDATE jobs SET dead_at = now()"])
+def test_it_can_be_delivered_again_once_its_job_is_dropped_or_dead(
+    context: Context, server: Receiver, end: str
+) -> None:
+    hook = Hook(context, server.origin)
+    hook.push()
+    hook.database.run(end)
+    [delivery] = hook.deliveries()
+    assert rows.redeliver(hook.database, hook.id, delivery.id)
+    assert not rows.redeliver(hook.database, hook.id, delivery.id)
+    work(context)
+    assert [each.headers["webhook-id"] for each in server.received] == [delivery.id]
+    assert [each.state for each in hook.deliveries()] == ["delivered"]
+
+
 def test_one_that_waited_too_long_is_not_sent_any_more(context: Context, server: Receiver) -> None:
     hook = Hook(context, server.origin)
     hook.push()
