@@ -28,6 +28,10 @@ CREATE FUNCTION keep_immutable_tags() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     rule record;
 BEGIN
+    -- Most registries have no rule, and need not look for whom it would be.
+    IF NOT EXISTS (SELECT FROM immutable_tags) THEN
+        RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    END IF;
     -- The deletion of a whole repository, which says so.
     IF current_setting('openregistry.deleted_repository', true) = OLD.repository_id::text THEN
         RETURN OLD;

@@ -91,13 +91,18 @@ END $$;
 
 -- What is added is counted when its transaction commits, so that nobody waits for a namespace but for
 -- the time that a commit takes. What goes is counted at once, while its repository is there to tell
--- the namespace. No transaction does both with one row.
+-- the namespace. No transaction does both with one row. Most registries have no quota at all, which is
+-- seen first: each blob and manifest that is pushed comes by here.
 CREATE FUNCTION count_link() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     held record;
     blob quota_blobs;
-    link repository_blobs := CASE TG_OP WHEN 'INSERT' THEN NEW ELSE OLD END;
+    link repository_blobs;
 BEGIN
+    IF NOT EXISTS (SELECT FROM quotas) THEN
+        RETURN NULL;
+    END IF;
+    link := CASE TG_OP WHEN 'INSERT' THEN NEW ELSE OLD END;
     SELECT r.name AS repository, split_part(r.name, '/', 1) AS namespace INTO held FROM repositories r
     WHERE r.id = link.repository_id
         AND EXISTS (SELECT FROM quotas q WHERE q.namespace IN ('', split_part(r.name, '/', 1)));
@@ -131,9 +136,14 @@ CREATE FUNCTION count_manifest() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     held record;
     added boolean := TG_OP = 'INSERT';
-    repository bigint := CASE WHEN added THEN NEW.repository_id ELSE OLD.repository_id END;
-    size bigint := CASE WHEN added THEN octet_length(NEW.payload) ELSE -octet_length(OLD.payload) END;
+    repository bigint;
+    size bigint;
 BEGIN
+    IF NOT EXISTS (SELECT FROM quotas) THEN
+        RETURN NULL;
+    END IF;
+    repository := CASE WHEN added THEN NEW.repository_id ELSE OLD.repository_id END;
+    size := CASE WHEN added THEN octet_length(NEW.payload) ELSE -octet_length(OLD.payload) END;
     SELECT r.name AS repository, split_part(r.name, '/', 1) AS namespace INTO held FROM repositories r
     WHERE r.id = repository
         AND EXISTS (SELECT FROM quotas q WHERE q.namespace IN ('', split_part(r.name, '/', 1)));
