@@ -55,12 +55,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), WRONG)
     except CommandError as error:
         return _say(str(error), FAILED)
+    except UnicodeEncodeError as error:
+        if "surrogates" not in error.reason:
+            raise
+        return _say("what was given is not UTF-8", WRONG)
     except BrokenPipeError:
         # The reader went away (`| head`): nothing is left to be said, nor to be flushed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A type of arguments: whole numbers from ``least`` to ``most``."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a number from {least} to {most}")
+        return number
+
+    return read
+
+
+ID = whole(0, (1 << 63) - 1)
+"""A type of arguments: ids that are numbers."""
 
 
 def check_config(options: argparse.Namespace) -> int:

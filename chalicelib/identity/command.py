@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from chalicelib.cli import CommandError, Commands
+from chalicelib.cli import CommandError, Commands, whole
 from chalicelib.identity.users import OPERATOR
 from chalicelib.metadata.database import Database
 from chalicelib.settings import Settings
@@ -140,7 +140,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
     parser = add(commands, "audit", show_audit, "show the audit log, the newest events first")
     parser.add_argument("--account", metavar="NAME", help="what concerns this account")
-    parser.add_argument("--limit", type=_count, default=100, help="how many (100)")
+    parser.add_argument("--limit", type=whole(1, 1_000_000), default=100, help="how many (100)")
 
 
 def add_user(options: argparse.Namespace) -> int:
@@ -516,14 +516,6 @@ def _account(database: Database, name: str, *kinds: str) -> int:
     if account is None or (kinds and account.kind not in kinds):
         raise CommandError(f"there is no {' or '.join(kinds) or 'account'} {name!r}")
     return account.id
-
-
-def _count(text: str) -> int:
-    """A number of things to show."""
-    count = int(text)
-    if not 0 < count <= 1_000_000:
-        raise ValueError(text)
-    return count
 
 
 def _password() -> str:

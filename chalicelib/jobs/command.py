@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import CommandError, Commands
+from chalicelib.cli import ID, CommandError, Commands
 from chalicelib.http import RegistryError
 from chalicelib.settings import Settings
 
@@ -56,13 +56,13 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = add("list", list_jobs, f"list jobs, at most {_LISTED}, the oldest first")
     parser.add_argument("--kind", default="", help="of this kind alone")
     parser.add_argument("--state", choices=STATES, default="", help="in this state alone")
-    parser.add_argument("--after", type=int, default=0, metavar="ID", help="those after this one")
+    parser.add_argument("--after", type=ID, default=0, metavar="ID", help="those after this one")
     parser = add("show", show_job, "show a job, and why it failed")
-    parser.add_argument("id", type=int, metavar="ID")
+    parser.add_argument("id", type=ID, metavar="ID")
     parser = add("retry", retry_job, "have a job begin now that was given up or waits")
-    parser.add_argument("id", type=int, metavar="ID")
+    parser.add_argument("id", type=ID, metavar="ID")
     parser = add("drop", drop_job, "forget a job")
-    parser.add_argument("id", type=int, metavar="ID")
+    parser.add_argument("id", type=ID, metavar="ID")
 
 
 def work(options: argparse.Namespace) -> int:

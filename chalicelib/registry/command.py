@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import CommandError, Commands
+from chalicelib.cli import CommandError, Commands, whole
 from chalicelib.settings import Settings, parse_size
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         add(quotas, "set", set_quota, "set a quota; what is not given has no limit")
     )
     parser.add_argument("--bytes", metavar="SIZE", help="of blobs and manifests, like 10G")
-    parser.add_argument("--repositories", type=_count, metavar="NUMBER", help="how many")
+    parser.add_argument(
+        "--repositories", type=whole(0, 1_000_000_000), metavar="NUMBER", help="how many"
+    )
     parser = add(quotas, "show", show_quota, "show what an account may use and uses")
     parser.add_argument("--account", metavar="NAME", required=True)
     of_account(add(quotas, "unset", unset_quota, "take a quota away"))
@@ -211,14 +213,6 @@ def _limits(size: int | None, repositories: int | None) -> str:
 
 def _name(namespace: str) -> str:
     return namespace or "every account without a quota of its own"
-
-
-def _count(text: str) -> int:
-    """A number of repositories."""
-    count = int(text)
-    if not 0 <= count <= 1_000_000_000:
-        raise ValueError(text)
-    return count
 
 
 def _print(options: argparse.Namespace, answer: dict[str, Any], sentence: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import CommandError, Commands
+from chalicelib.cli import ID, CommandError, Commands, whole
 from chalicelib.settings import Settings, parse_seconds
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = add(tags, "history", show_history, "show where tags were, the newest moves first")
     parser.add_argument("repository", metavar="REPOSITORY")
     parser.add_argument("tag", metavar="TAG", nargs="?", default="", help="this one alone")
-    parser.add_argument("--limit", type=_count, default=100, help="how many moves (100)")
+    parser.add_argument(
+        "--limit", type=whole(1, 1_000_000), default=100, help="how many moves (100)"
+    )
     parser = add(
         tags, "restore", restore_tag, "point a tag to where it was before it moved or was deleted"
     )
@@ -66,7 +68,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     placed(add(immutable, "list", list_rules, "list the rules of a repository or an account"))
     parser = placed(add(immutable, "remove", remove_rule, "let tags be moved and deleted again"))
-    parser.add_argument("id", type=int, metavar="ID")
+    parser.add_argument("id", type=ID, metavar="ID")
 
     retention = group("retention", "say which tags and manifests are kept")
     _add_rules(placed(add(retention, "set", set_policy, "say what is kept, in place of before")))
@@ -85,7 +87,9 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
     """The rules of a policy. One that is not given is None."""
-    parser.add_argument("--keep-last", type=_count, metavar="N", help="the tags pushed last")
+    parser.add_argument(
+        "--keep-last", type=whole(1, 1_000_000), metavar="N", help="the tags pushed last"
+    )
     parser.add_argument("--keep-newer", type=_time, metavar="TIME", help="pushed within, like 30d")
     parser.add_argument(
         "--keep-matching",
@@ -389,14 +393,6 @@ def _refusals() -> Iterator[None]:
         yield
     except (Refused, RegistryError) as error:
         raise CommandError(str(error)) from error
-
-
-def _count(text: str) -> int:
-    """A number of things."""
-    count = int(text)
-    if not 0 < count <= 1_000_000:
-        raise ValueError(text)
-    return count
 
 
 _NEVER = -1

@@ -40,8 +40,12 @@ def test_immutable_tags(registry: Registry) -> None:
     assert f"no rule {rule} here" in desk.refused("immutable-tags", "remove", *where, str(rule))
     assert shop.push(second, "v1") == 201
     assert "A pattern of tags" in desk.refused("immutable-tags", "add", *where, "a b")
+    beyond = desk.run("immutable-tags", "remove", *where, "99999999999999999999")
+    assert (beyond.returncode, b"must be a number from 0 to" in beyond.stderr) == (2, True)
     for option in ("--repository", "--account"):
         assert "there is no" in desk.refused("immutable-tags", "list", option, "not/there")
+        refused = desk.refused("immutable-tags", "list", option, b"\xff", status=2)
+        assert refused == "what was given is not UTF-8"
 
 
 def test_tags(registry: Registry) -> None:
