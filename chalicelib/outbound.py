@@ -214,11 +214,15 @@ def is_public(address: str) -> bool:
         if ip in _NAT64:
             embedded = ipaddress.IPv4Address(ip.packed[-4:])
         if embedded is None:
-            return ip in _GLOBAL_UNICAST and ip.is_global
+            return ip in _GLOBAL_UNICAST and ip not in _DOCUMENTATION and ip.is_global
         ip = embedded
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in each for each in _SPECIAL)
 
 
+# What not every release of Python knows to be no part of the internet: a cloud has had its metadata
+# in the first.
+_SPECIAL = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("192.88.99.0/24"))
+_DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
