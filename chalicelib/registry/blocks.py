@@ -8,7 +8,6 @@ But a URL of storage's own that was handed out before stays good until it expire
 
 from chalicelib import digests
 from chalicelib.http import Denied
-from chalicelib.identity.users import Refused
 from chalicelib.metadata import audit, blocks
 from chalicelib.metadata.blocks import Block
 from chalicelib.metadata.database import Database, Transaction
@@ -19,6 +18,8 @@ LONGEST_REASON = 1000
 def add(database: Database, digest: bytes, reason: str, *, public: bool, by: str) -> Block:
     """Block a digest, or say another reason. ``public``: whoever is refused is told the reason.
     Raises ``Refused``."""
+    from chalicelib.identity.users import Refused  # needed by no push and no pull
+
     reason = reason.strip()
     if not 0 < len(reason) <= LONGEST_REASON:
         raise Refused(f"Say why, in at most {LONGEST_REASON} characters.", "reason")

@@ -12,7 +12,6 @@ from typing import Any
 from chalicelib.context import Context
 from chalicelib.http import Denied
 from chalicelib.identity import Subject
-from chalicelib.identity.users import checked_name
 from chalicelib.jobs import events
 from chalicelib.metadata import accounts, audit, quotas
 from chalicelib.metadata.database import Database, Transaction
@@ -69,6 +68,8 @@ def told(context: Context, repository: str, subject: Subject) -> Iterator[None]:
 
 
 def _check(namespace: str) -> None:
+    from chalicelib.identity.users import checked_name  # needed by no push and no pull
+
     if namespace != DEFAULT:
         checked_name(namespace)
 
