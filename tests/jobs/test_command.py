@@ -86,13 +86,15 @@ def test_a_job_that_failed_is_looked_at_retried_and_dropped(place: Place) -> Non
 def test_what_cannot_be(place: Place) -> None:
     assert "there is no job 7" in place.desk.refused("jobs", "retry", "7")
     assert "there is no job 7" in place.desk.refused("jobs", "drop", "7", "--json")
-    for words in (("show", "x"), ("list", "--state", "late"), ()):
+    for words in (("list", "--state", "late"), ()):
         assert place.desk.run("jobs", *words).returncode == 2
-    for job in ("99999999999999999999", "-1", "x"):
-        for words in (("show", job), ("retry", job), ("drop", job), ("list", "--after", job)):
-            done = place.desk.run("jobs", *words)
-            assert done.returncode == 2
-            assert f"{job!r} must be a number from 0 to 9223372036854775807" in done.stderr.decode()
+    too_large = "99999999999999999999"
+    for *words, job in (
+        ("show", "x"), ("retry", "-1"), ("drop", too_large), ("list", "--after", too_large)
+    ):  # fmt: skip
+        done = place.desk.run("jobs", *words, job)
+        assert done.returncode == 2
+        assert f"{job!r} must be a number from 0 to 9223372036854775807" in done.stderr.decode()
     away = Desk({**place.desk.settings, "OPENREGISTRY_DATABASE_URL": "postgresql://127.0.0.1:9/x"})
     assert "does not answer" in away.refused("work", "--once")
     assert "does not answer" in away.refused("jobs", "list")
