@@ -19,6 +19,7 @@ from chalicelib.context import Context
 from chalicelib.hosts import build_context
 from chalicelib.jobs import collection
 from chalicelib.jobs.collection import BATCH, Removed, Report
+from chalicelib.metadata import blobs
 from chalicelib.metadata import collection as rows
 from chalicelib.metadata.collection import BEGINNING
 from chalicelib.metadata.database import Database, Transaction
@@ -607,6 +608,26 @@ def test_a_push_that_found_the_blob_there_keeps_its_own_bytes_where_it_goes(
         push_blob(client, OTHER, b"data")
     assert reads(context, OTHER, digest) == b"data"
     assert objects(context) == 1
+
+
+def test_a_blob_that_loses_its_last_link_meanwhile_goes_later(
+    context: Context, client: CoreClient
+) -> None:
+    """Both links are of one moment, as all are that a migration found."""
+    for repository in (APP, OTHER):
+        digest = push_blob(client, repository, b"data")
+    context.database.run("UPDATE repository_blobs SET unreferenced_since = now()")
+    delete(client, APP, "blobs", digest)
+    with paused(
+        "chalicelib.metadata.blobs.unlink",
+        lambda: context.database.transaction(
+            lambda transaction: blobs.unlink(transaction, OTHER, digests.pack(digest))
+        ),
+    ) as results:
+        assert collect(context, 0) == []
+    assert results == [True]
+    assert collect(context, 0) == [("blob", digest)]
+    assert objects(context) == 0
 
 
 def test_a_blob_that_is_mounted_meanwhile_stays(context: Context, client: CoreClient) -> None:

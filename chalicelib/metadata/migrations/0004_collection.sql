@@ -85,12 +85,13 @@ END $$;
 CREATE TRIGGER manifests_note AFTER DELETE ON manifests
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note_subject_gone();
 
--- A blob is not needed since its link was not: the grace is not waited for twice.
+-- A blob is not needed since its link was not: the grace is not waited for twice. Where another link of
+-- that very moment has added the row, it is locked: a collector that took it now would find this link.
 CREATE FUNCTION note_unlinked() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO unlinked_blobs (digest, since)
-        SELECT digest, coalesce(unreferenced_since, clock_timestamp()) FROM gone
-        ON CONFLICT DO NOTHING;
+        SELECT DISTINCT digest, coalesce(unreferenced_since, clock_timestamp()) FROM gone ORDER BY 1, 2
+        ON CONFLICT (digest, since) DO UPDATE SET since = excluded.since;
     RETURN NULL;
 END $$;
 CREATE TRIGGER repository_blobs_note AFTER DELETE ON repository_blobs
