@@ -86,8 +86,8 @@ def test_a_job_that_failed_is_looked_at_retried_and_dropped(place: Place) -> Non
 def test_what_cannot_be(place: Place) -> None:
     assert "there is no job 7" in place.desk.refused("jobs", "retry", "7")
     assert "there is no job 7" in place.desk.refused("jobs", "drop", "7", "--json")
-    for words in (("list", "--state", "late"), ()):
-        assert place.desk.run("jobs", *words).returncode == 2
+    for wrong in (("list", "--state", "late"), ()):
+        assert place.desk.run("jobs", *wrong).returncode == 2
     too_large = "99999999999999999999"
     for *words, job in (
         ("show", "x"), ("retry", "-1"), ("drop", too_large), ("list", "--after", too_large)
