@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from chalicelib.cli import CommandError, Commands
+from chalicelib.jobs import DAY
 from chalicelib.jobs.command import opened_context
 
 if TYPE_CHECKING:
     from chalicelib.jobs.collection import Removed
 
 _LISTED = 10_000
+_LONGEST = 3650 * DAY
 
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -88,6 +90,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds, like 90")
+    if not 0 <= seconds <= _LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a number of seconds, like 90, and at most {_LONGEST}"
+        )
     return seconds

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from chalicelib import digests
+from chalicelib.cli import main
 from chalicelib.context import Context
 from chalicelib.hosts import build_context
 from chalicelib.jobs import collection
@@ -929,6 +930,12 @@ def test_jobs_collect(context: Context, client: CoreClient) -> None:
     context.database.run("DELETE FROM schedules")
     Worker(context, [kind for kind in KINDS if kind.name == "collect"]).drain()
     assert objects(context) == 0
+
+
+@pytest.mark.parametrize("seconds", ["-1", "x", "nan", "inf", "1e12"])
+def test_a_grace_that_cannot_be(seconds: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["gc", "--grace", seconds])
 
 
 def test_gc_beside_a_registry(serve: Callable[..., Registry]) -> None:
