@@ -25,8 +25,15 @@ ALLOWED = {
 HEAVY = {"asyncio", "concurrent", "multiprocessing", "sqlite3", "tkinter", "unittest", "xml"}
 """Parts of the standard library that nothing here needs at the start."""
 
-BUDGET = 0.3
-"""Seconds."""
+YARDSTICK = (
+    "asyncio, decimal, difflib, doctest, email.parser, http.server, inspect, logging.config,"
+    " multiprocessing.pool, pdb, sqlite3, unittest.mock, xml.dom.minidom, xmlrpc.client"
+)
+"""Modules of the standard library that take about a tenth of a second to import, on a machine that
+imports ``app.py`` in a sixth."""
+
+BUDGET = 3.0
+"""How many times as long as that ``app.py`` may take."""
 
 
 def test_importing_the_functions_loads_only_what_each_start_needs() -> None:
@@ -44,12 +51,19 @@ def test_importing_the_functions_loads_only_what_each_start_needs() -> None:
 
 
 def test_the_import_keeps_to_its_budget() -> None:
-    """In processor time, and the best of five: other programs may keep the machine busy."""
-    script = "import time, app; print(time.process_time())"
-    times: list[float] = []
-    while len(times) < 5 and min(times, default=1.0) > BUDGET:
-        times.append(float(_python("-c", script).stdout))
-    assert min(times) < BUDGET, f"`import app` took {min(times):.3f} s, and may take {BUDGET} s"
+    """Beside other imports, taking turns, since machines differ, and one is not always as fast. In
+    processor time, and the best of five: other programs may keep the machine busy."""
+    ours, others = zip(*((_seconds("app"), _seconds(YARDSTICK)) for _ in range(5)), strict=True)
+    ratio = min(ours) / min(others)
+    assert ratio < BUDGET, (
+        f"`import app` took {min(ours):.3f} s, {ratio:.1f} times as long as the yardstick, and may"
+        f" take {BUDGET} times"
+    )
+
+
+def _seconds(modules: str) -> float:
+    """What importing these takes, the interpreter's own start included."""
+    return float(_python("-c", f"import time, {modules}; print(time.process_time())").stdout)
 
 
 def _python(*arguments: str) -> "subprocess.CompletedProcess[str]":
