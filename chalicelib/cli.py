@@ -2,10 +2,13 @@
 
 import argparse
 import importlib
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
 
 from chalicelib import __version__
 from chalicelib.http import RegistryError
@@ -84,6 +87,15 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 ID = whole(0, (1 << 63) - 1)
 """A type of arguments: ids that are numbers."""
+
+
+def as_json(value: Any) -> str:
+    """What a command prints with ``--json``: times as RFC 3339 has them, other ids as text."""
+
+    def plain(each: object) -> str:
+        return each.isoformat() if isinstance(each, datetime) else str(each)
+
+    return json.dumps(value, default=plain)
 
 
 def check_config(options: argparse.Namespace) -> int:

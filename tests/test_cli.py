@@ -15,12 +15,15 @@ import time
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from uuid import UUID
 
 import pytest
 
 from chalicelib import __version__
+from chalicelib.cli import as_json
 from tests.accounts import add_user
 from tests.client import HTTPClient
 from tests.hosts.wire import Wire, until
@@ -46,6 +49,13 @@ def test_version() -> None:
     assert run("--version").stdout == f"openregistry {__version__}\n"
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert pyproject["project"]["version"] == __version__
+
+
+def test_times_in_json_are_those_of_rfc_3339() -> None:
+    at = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    assert as_json([{"at": at, "id": UUID(int=1)}]) == (
+        '[{"at": "2026-03-04T05:06:07+00:00", "id": "00000000-0000-0000-0000-000000000001"}]'
+    )
 
 
 def test_as_a_module() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from chalicelib.cli import CommandError, Commands, whole
+from chalicelib.cli import CommandError, Commands, as_json, whole
 from chalicelib.identity.users import OPERATOR
 from chalicelib.metadata.database import Database
 from chalicelib.settings import Settings
@@ -319,7 +319,7 @@ def list_tokens(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         found = access_tokens.listed(database, _account(database, options.user), "", 10_000)
     if options.json:
-        print(json.dumps([row._asdict() for row in found], default=str))
+        print(as_json([row._asdict() for row in found]))
     else:
         for row in found:
             state = "revoked" if row.revoked_at else f"expires {row.expires_at or 'never'}"
@@ -376,7 +376,7 @@ def list_trust_rules(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         found = trust.listed(database, _account(database, options.account), "", 10_000)
     if options.json:
-        print(json.dumps([rule._asdict() for rule in found], default=str))
+        print(as_json([rule._asdict() for rule in found]))
     else:
         for rule in found:
             claims = " ".join(f"{name}={glob}" for name, glob in rule.claims.items())
@@ -427,7 +427,7 @@ def show_pulls(options: argparse.Namespace) -> int:
     if options.json:
         shown = [each._asdict() | {"digest": digests.unpack(each.digest)} for each in tags]
         answer = {"name": options.name, **total._asdict(), "tags": shown}
-        print(json.dumps(answer, default=lambda at: at.isoformat()))
+        print(as_json(answer))
         return 0
     print(f"{total.pulls:10}  {_moment(total.pulled_at)}  {options.name}")
     for each in tags:
@@ -480,7 +480,7 @@ def show_audit(options: argparse.Namespace) -> int:
         account = _account(database, options.account) if options.account else None
         found = audit.page(database, options.limit, account=account)
     if options.json:
-        print(json.dumps([entry._asdict() for entry in found], default=str))
+        print(as_json([entry._asdict() for entry in found]))
     else:
         for entry in found:
             detail = " ".join(f"{key}={json.dumps(value)}" for key, value in entry.detail.items())

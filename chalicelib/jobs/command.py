@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import ID, CommandError, Commands
+from chalicelib.cli import ID, CommandError, Commands, as_json
 from chalicelib.http import RegistryError
 from chalicelib.settings import Settings
 
@@ -137,7 +137,7 @@ def list_jobs(options: argparse.Namespace) -> int:
     with opened_database() as database:
         found = jobs.page(database, options.after, _LISTED, kind=options.kind, state=options.state)
     if options.json:
-        print(json.dumps([entry._asdict() for entry in found], default=str))
+        print(as_json([entry._asdict() for entry in found]))
         return 0
     for entry in found:
         print(
@@ -156,7 +156,7 @@ def show_job(options: argparse.Namespace) -> int:
     if entry is None:
         raise CommandError(f"there is no job {options.id}; it may have been done")
     if options.json:
-        print(json.dumps(entry._asdict(), default=str))
+        print(as_json(entry._asdict()))
         return 0
     for name, value in entry._asdict().items():
         text = json.dumps(value) if isinstance(value, dict) else value

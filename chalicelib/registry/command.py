@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import CommandError, Commands, whole
+from chalicelib.cli import CommandError, Commands, as_json, whole
 from chalicelib.settings import Settings, parse_size
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def list_blocks(options: argparse.Namespace) -> int:
         found = blocks.listed(database)
     if options.json:
         shown = [{**each._asdict(), "digest": digests.unpack(each.digest)} for each in found]
-        print(json.dumps(shown, default=str))
+        print(as_json(shown))
         return 0
     for each in found:
         told = "public" if each.public else "not public"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import ID, CommandError, Commands, whole
+from chalicelib.cli import ID, CommandError, Commands, as_json, whole
 from chalicelib.settings import Settings, parse_seconds
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ def show_history(options: argparse.Namespace) -> int:
             "exists": each.there,
             "subject": each.subject,
             "by": each.by,
-            "moved_at": each.moved_at.isoformat(),
+            "moved_at": each.moved_at,
         }
         for each in found
     ]
     if options.json:
-        print(json.dumps(moves))
+        print(as_json(moves))
         return 0
     for move in moves:
         where = move["digest"] or "deleted"
@@ -176,7 +176,7 @@ def list_rules(options: argparse.Namespace) -> int:
         place, _ = _place(database, options)
         found = immutable_tags.listed(database, place, 0, MOST_RULES)
     if options.json:
-        print(json.dumps([each._asdict() for each in found], default=str))
+        print(as_json([each._asdict() for each in found]))
         return 0
     for each in found:
         but = f"  except {', '.join(each.exceptions)}" if each.exceptions else ""
@@ -271,7 +271,7 @@ def run_retention(options: argparse.Namespace) -> int:
                 raise CommandError(f"{options.repository} has no policy: everything is kept")
             reports += [_joined(done)] if done else []
     if options.json:
-        print(json.dumps([_report(each) for each in reports]))
+        print(as_json([_report(each) for each in reports]))
         return 0
     for report in reports:
         _show(report, dry_run=options.dry_run)
@@ -305,8 +305,8 @@ def _verdict(verdict: "Verdict") -> dict[str, Any]:
     return {
         "tag": tag.name,
         "digest": digests.unpack(tag.digest),
-        "pushed_at": tag.pushed_at.isoformat(),
-        "pulled_at": tag.pulled_at and tag.pulled_at.isoformat(),
+        "pushed_at": tag.pushed_at,
+        "pulled_at": tag.pulled_at,
         "why": verdict.why,
     }
 

@@ -2,12 +2,11 @@
 start something."""
 
 import argparse
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import CommandError, Commands
+from chalicelib.cli import CommandError, Commands, as_json
 from chalicelib.settings import Settings
 
 if TYPE_CHECKING:
@@ -274,7 +273,7 @@ def _absent(options: argparse.Namespace) -> CommandError:
 
 
 def _print(options: argparse.Namespace, answer: Any, sentence: str) -> int:
-    text = json.dumps(answer, default=str) if options.json else sentence
+    text = as_json(answer) if options.json else sentence
     if text:
         print(text)
     return 0

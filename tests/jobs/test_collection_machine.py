@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.hosts import build_context
 from chalicelib.jobs import collection
@@ -32,7 +33,7 @@ from chalicelib.jobs.collection import Report
 from chalicelib.settings import Settings
 from tests.client import CoreClient, push_blob, push_manifest, sha256
 from tests.images import INDEX, MANIFEST, Content
-from tests.jobs.test_collection import objects, pass_time
+from tests.jobs.test_collection import pass_time
 from tests.servers import Postgres
 
 GRACE = 1000
@@ -310,6 +311,13 @@ class Collected(RuleBasedStateMachine):
                 part = self.client.request("GET", f"/v2/{repository}/{kind}/{name}")
                 assert (part.status, sha256(part.body)) == (200, name)
 
+    def rows(self, *tables: str) -> str:
+        """What is in some tables, and of blobs that lost a link, for a failure's message."""
+        return "".join(
+            f"\n{name}: {self.context.database.run(f'SELECT * FROM {name}')}"
+            for name in (*tables, "unlinked_blobs", "uploads")
+        )
+
     def teardown(self) -> None:
         self.what_must_be_there_pulls_completely()
         for _ in range(4):  # an index, its manifests, their blobs
@@ -319,7 +327,13 @@ class Collected(RuleBasedStateMachine):
             self.what_must_be_there_pulls_completely()
         assert all(self.must_be(*each) for each in self.there)
         needed = {name for _, digest in self.there for name in _named(MANIFESTS[digest])}
-        assert objects(self.context) == len(needed - MANIFESTS.keys())
+        copies = {
+            digests.unpack(bytes(digest)): key
+            for digest, key in self.context.database.run("SELECT digest, key FROM blob_copies")
+        }
+        assert copies.keys() == needed - MANIFESTS.keys(), self.rows("repository_blobs")
+        kept = {key for key, _, _ in self.context.store.list()}
+        assert kept == set(copies.values()), self.rows("doomed_objects", "upload_keys")
         # The next begins with nothing.
         for table in ("manifest_references", "manifests", "repository_blobs"):
             self.context.database.run(f"DELETE FROM {table}")
