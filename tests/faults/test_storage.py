@@ -5,7 +5,7 @@ import os
 import select
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -246,8 +246,11 @@ def free(folder: Path) -> int:
 
 
 def fill(folder: Path) -> None:
-    with (folder / "ballast").open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, free(folder))
+    """Take all the room that is left, also from a Postgres that takes some meanwhile."""
+    with (folder / "ballast").open("ab") as ballast:
+        while room := free(folder):
+            with suppress(OSError):
+                os.posix_fallocate(ballast.fileno(), ballast.seek(0, os.SEEK_END), room)
 
 
 def test_a_full_disk(small_disk: Path, serve: Callable[..., Registry]) -> None:
