@@ -229,7 +229,7 @@ def test_subjects_have_their_turn_too(jobs_context: Context, database: Database)
     order: list[str] = []
     kinds = [Kind(name, lambda _, job: order.append(job.kind)) for name in ("a", "b")]
     assert Worker(jobs_context, kinds, threads=2).drain() == 152
-    assert max(place for place, kind in enumerate(order) if kind == "b") < 10
+    assert max(place for place, kind in enumerate(order) if kind == "b") < 50
 
 
 def test_a_kind_whose_jobs_hang_leaves_threads_to_the_others(
