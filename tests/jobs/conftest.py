@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +15,13 @@ from tests.servers import Postgres
 
 
 @pytest.fixture
-def jobs_context(core_settings: Settings, postgres: Postgres) -> Iterator[Context]:
-    """The functions over a database with nothing in it."""
+def jobs_context(core_settings: Settings, postgres: Postgres, tmp_path: Path) -> Iterator[Context]:
+    """The functions over a database and a folder with nothing in them."""
     with ExitStack() as stack:
         url = stack.enter_context(postgres.migrated_database())
-        context = build_context(replace(core_settings, database_url=url))
+        context = build_context(
+            replace(core_settings, database_url=url, storage_url=(tmp_path / "blobs").as_uri())
+        )
         stack.callback(context.database.close)
         yield context
 

@@ -45,11 +45,19 @@ def server() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def registry(core_settings: Settings, postgres: Postgres) -> Iterator[Context]:
+def registry(
+    core_settings: Settings, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Context]:
     """The functions over a database that these tests share."""
     with ExitStack() as stack:
         url = stack.enter_context(postgres.migrated_database())
-        built = build_context(replace(core_settings, database_url=url))
+        built = build_context(
+            replace(
+                core_settings,
+                database_url=url,
+                storage_url=tmp_path_factory.mktemp("blobs").as_uri(),
+            )
+        )
         stack.callback(built.database.close)
         yield built
 

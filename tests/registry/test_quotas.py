@@ -388,10 +388,12 @@ def test_the_counter_is_the_true_sum(quota_context: Context, steps: list[Any]) -
 
 
 @pytest.fixture
-def quota_context(core_settings: Settings, postgres: Postgres) -> Iterator[Context]:
+def quota_context(core_settings: Settings, postgres: Postgres, tmp_path: Path) -> Iterator[Context]:
     """The functions over a database of their own, since a default is for all accounts."""
     with postgres.migrated_database() as url:
-        context = build_context(replace(core_settings, database_url=url))
+        context = build_context(
+            replace(core_settings, database_url=url, storage_url=tmp_path.as_uri())
+        )
         yield context
         context.database.close()
 

@@ -234,7 +234,9 @@ class Uploads(RuleBasedStateMachine):
             context.database.run("UPDATE uploads SET expires_at = now() - interval '1 second'")
             uploads.expire(context)
             assert context.database.run("SELECT count(*) FROM upload_keys") == [[0]]
-            rows = context.database.run("SELECT key FROM blob_copies")
+            rows = context.database.run(
+                "SELECT key FROM blob_copies UNION ALL SELECT key FROM doomed_objects"
+            )
             assert {key for key, _, _ in context.store.list()} == {key for (key,) in rows}
 
     def draw_bytes(self, data: st.DataObject) -> bytes:
