@@ -111,15 +111,10 @@ def schemathesis(registry: Registry, who: str, *options: str) -> None:
     assert f"Tested: {len(OPERATIONS) - len(LEFT_OUT)}\n" in done.stdout, done.stdout
 
 
-@pytest.mark.timeout(600)  # some 4,000 requests
-def test_the_api_is_as_described(shared: Registry) -> None:
-    schemathesis(shared, "root", "--phases", "coverage")
-
-
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1200)  # several thousand requests
 @pytest.mark.parametrize("who", ["root", "alice", ""])
-def test_the_api_is_as_described_at_length(own: Registry, who: str) -> None:
+def test_the_api_is_as_described(own: Registry, who: str) -> None:
     schemathesis(own, who, "--max-examples", "25")
 
 
