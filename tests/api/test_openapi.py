@@ -56,13 +56,6 @@ def populated(directory: Path, postgres: Postgres) -> Iterator[Registry]:
         yield registry
 
 
-@pytest.fixture(scope="module")
-def shared(directory: Path, postgres: Postgres) -> Iterator[Registry]:
-    """One such registry for the short runs."""
-    with populated(directory, postgres) as registry:
-        yield registry
-
-
 @pytest.fixture
 def own(directory: Path, postgres: Postgres) -> Iterator[Registry]:
     with populated(directory, postgres) as registry:
