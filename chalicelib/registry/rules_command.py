@@ -132,7 +132,7 @@ def show_history(options: argparse.Namespace) -> int:
         where = move["digest"] or "deleted"
         gone = "" if move["exists"] or not move["digest"] else "  (gone)"
         who = move["by"] or move["subject"] or "-"
-        print(f"{move['moved_at'][:19]}  {move['tag']:24} {where}  {who}{gone}")
+        print(f"{move['moved_at']:%Y-%m-%d %H:%M:%S}  {move['tag']:24} {where}  {who}{gone}")
     return 0
 
 

@@ -62,7 +62,7 @@ def test_tags(registry: Registry) -> None:
     }  # fmt: skip
     assert f"v1 points to {first}" in desk.say("tag", "restore", shop.name, "v1", "--digest", first)
     lines = desk.say("tag", "history", shop.name).splitlines()
-    assert [line.split()[2] for line in lines] == [first, second, "deleted", second, first]
+    assert [line.split()[3] for line in lines] == [first, second, "deleted", second, first]
     assert lines[0].endswith("operator")
     shop.client.request("DELETE", f"/v2/{shop.name}/manifests/{second}")
     assert desk.say("tag", "history", shop.name).count("(gone)") == 2
