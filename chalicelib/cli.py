@@ -89,6 +89,35 @@ ID = whole(0, (1 << 63) - 1)
 """A type of arguments: ids that are numbers."""
 
 
+def group(commands: "Commands[argparse.ArgumentParser]", name: str, text: str) -> Any:
+    """Commands that begin with one word, ``openregistry NAME …``; for ``add``."""
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add(group: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    """A command of a group, which takes ``--json`` too."""
+    parser: argparse.ArgumentParser = group.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def placed(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The same command, which is about one repository or about all of an account."""
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--repository", metavar="NAME", help="of one repository")
+    where.add_argument("--account", metavar="NAME", help="of all repositories of an account")
+    return parser
+
+
+def print_answer(options: argparse.Namespace, answer: dict[str, Any], sentence: str) -> None:
+    """What a command has to say: the answer with ``--json``, else the sentence."""
+    print(as_json(answer) if options.json else sentence)
+
+
 def as_json(value: Any) -> str:
     """What a command prints with ``--json``: times as RFC 3339 has them, other ids as text."""
 

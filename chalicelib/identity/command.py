@@ -7,12 +7,11 @@ They work on the database, beside a registry that runs or without one.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
-from chalicelib.cli import CommandError, Commands, as_json, whole
+from chalicelib.cli import CommandError, Commands, add, as_json, group, print_answer, whole
 from chalicelib.identity.users import OPERATOR
 from chalicelib.metadata.database import Database
 from chalicelib.settings import Settings
@@ -20,21 +19,7 @@ from chalicelib.settings import Settings
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add this room's commands."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print JSON")
-
-    def add(group: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = group.add_parser(
-            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
-        )
-        parser.set_defaults(run=run)
-        return parser
-
-    def group(name: str, text: str) -> Any:
-        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    users = group("user", "manage users")
+    users = group(commands, "user", "manage users")
     parser = add(users, "add", add_user, "make a user, whose email counts as verified")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--email", required=True)
@@ -62,7 +47,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("name", metavar="NAME")
 
-    organisations = group("org", "manage organisations")
+    organisations = group(commands, "org", "manage organisations")
     parser = add(organisations, "add", add_organisation, "make an organisation")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--owner", metavar="USER", help="a user who owns it")
@@ -74,7 +59,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     what.add_argument("--role", choices=("member", "owner"), default="member")
     what.add_argument("--remove", action="store_true", help="take the user out")
 
-    robots = group("robot", "manage robots: accounts of machines")
+    robots = group(commands, "robot", "manage robots: accounts of machines")
     parser = add(robots, "add", add_robot, "make a robot of a user or an organisation")
     parser.add_argument("name", metavar="OWNER+NAME")
     parser.add_argument(
@@ -83,7 +68,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="what it may do in all of its owner's namespace; without it nothing yet",
     )
 
-    tokens = group("token", "manage access tokens")
+    tokens = group(commands, "token", "manage access tokens")
     parser = add(tokens, "create", create_token, "make an access token, and print it this once")
     parser.add_argument("--user", required=True, metavar="NAME", help="a user or a robot")
     parser.add_argument(
@@ -99,7 +84,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = add(tokens, "revoke", revoke_token, "revoke an access token, at once")
     parser.add_argument("id", metavar="ID")
 
-    rules = group("trust", "manage trust rules: whose workloads need no secret")
+    rules = group(commands, "trust", "manage trust rules: whose workloads need no secret")
     parser = add(rules, "add", add_trust_rule, "trust workloads of others")
     parser.add_argument("account", metavar="ACCOUNT", help="for which they push and pull")
     parser.add_argument(
@@ -125,7 +110,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("account", metavar="ACCOUNT")
     parser.add_argument("id", metavar="ID")
 
-    repositories = group("repo", "manage repositories")
+    repositories = group(commands, "repo", "manage repositories")
     add(repositories, "list", list_repositories, "list all repositories")
     parser = add(repositories, "pulls", show_pulls, "show how often a repository was pulled")
     parser.add_argument("name", metavar="NAME")
@@ -158,7 +143,7 @@ def add_user(options: argparse.Namespace) -> int:
             email_verified=True,
             administrator=options.admin,
         )
-    _print(options, {"id": account, "name": options.name}, f"{options.name} is there")
+    print_answer(options, {"id": account, "name": options.name}, f"{options.name} is there")
     return 0
 
 
@@ -187,7 +172,9 @@ def set_password(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         account = _account(database, options.name)
         users.change_password(database, account, password, by=OPERATOR)
-    _print(options, {"id": account, "name": options.name}, f"{options.name} has another password")
+    print_answer(
+        options, {"id": account, "name": options.name}, f"{options.name} has another password"
+    )
     return 0
 
 
@@ -199,7 +186,7 @@ def suspend_user(options: argparse.Namespace) -> int:
         account = _account(database, options.name)
         users.suspend(database, account, suspended=not options.undo, by=OPERATOR)
     done = "may act again" if options.undo else "is suspended"
-    _print(options, {"id": account, "suspended": not options.undo}, f"{options.name} {done}")
+    print_answer(options, {"id": account, "suspended": not options.undo}, f"{options.name} {done}")
     return 0
 
 
@@ -218,7 +205,9 @@ def invite_user(options: argparse.Namespace) -> int:
             )
         except MailError as error:
             raise CommandError(f"the mail could not be sent: {error}") from error
-    _print(options, {"id": invitation.id, "email": invitation.email}, f"{options.email} is invited")
+    print_answer(
+        options, {"id": invitation.id, "email": invitation.email}, f"{options.email} is invited"
+    )
     return 0
 
 
@@ -230,7 +219,9 @@ def set_administrator(options: argparse.Namespace) -> int:
         account = _account(database, options.name)
         users.set_administrator(database, account, administrator=not options.undo, by=OPERATOR)
     done = "is no administrator any more" if options.undo else "is an administrator"
-    _print(options, {"id": account, "administrator": not options.undo}, f"{options.name} {done}")
+    print_answer(
+        options, {"id": account, "administrator": not options.undo}, f"{options.name} {done}"
+    )
     return 0
 
 
@@ -241,7 +232,7 @@ def delete_user(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         account = _account(database, options.name)
         users.delete(database, account, by=OPERATOR)
-    _print(options, {"id": account}, f"{options.name} is deleted")
+    print_answer(options, {"id": account}, f"{options.name} is deleted")
     return 0
 
 
@@ -252,7 +243,7 @@ def add_organisation(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         owner = _account(database, options.owner, "user") if options.owner else None
         account = organisations.create(database, options.name, owner, by=OPERATOR)
-    _print(options, {"id": account, "name": options.name}, f"{options.name} is there")
+    print_answer(options, {"id": account, "name": options.name}, f"{options.name} is there")
     return 0
 
 
@@ -271,7 +262,7 @@ def set_member(options: argparse.Namespace) -> int:
     role = None if options.remove else options.role
     is_what = "no longer a member" if options.remove else f"{role} now"
     answer = {"organisation": organisation, "user": user, "role": role}
-    _print(options, answer, f"{options.user} is {is_what}")
+    print_answer(options, answer, f"{options.user} is {is_what}")
     return 0
 
 
@@ -285,7 +276,7 @@ def add_robot(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         owner_id = _account(database, owner)
         robot = robots.create(database, owner_id, owner, name, options.role, by=OPERATOR)
-    _print(options, {"id": robot, "name": options.name}, f"{options.name} is there")
+    print_answer(options, {"id": robot, "name": options.name}, f"{options.name} is there")
     return 0
 
 
@@ -308,7 +299,7 @@ def create_token(options: argparse.Namespace) -> int:
         created = access_tokens.make(
             database, keys, account, options.name, wanted, by=OPERATOR, seconds=seconds
         )
-    _print(options, created._asdict(), created.token)
+    print_answer(options, created._asdict(), created.token)
     return 0
 
 
@@ -340,7 +331,7 @@ def revoke_token(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         if not access_tokens.revoke(database, token_id, by=OPERATOR):
             raise CommandError(f"there is no token {token_id} that still holds")
-    _print(options, {"id": token_id, "revoked": True}, f"{token_id} is revoked")
+    print_answer(options, {"id": token_id, "revoked": True}, f"{token_id} is revoked")
     return 0
 
 
@@ -365,7 +356,7 @@ def add_trust_rule(options: argparse.Namespace) -> int:
             by=OPERATOR,
         )
     answer = {"id": rule.id, "audience": audience}
-    _print(options, answer, f"{rule.id} trusts tokens for the audience {audience}")
+    print_answer(options, answer, f"{rule.id} trusts tokens for the audience {audience}")
     return 0
 
 
@@ -393,7 +384,7 @@ def remove_trust_rule(options: argparse.Namespace) -> int:
         rule = rows.find(database, _account(database, options.account), options.id)
         if rule is None or not trust.remove(database, rule, by=OPERATOR):
             raise CommandError(f"{options.account} has no trust rule {options.id!r}")
-    _print(options, {"id": rule.id, "removed": True}, f"{rule.id} is removed")
+    print_answer(options, {"id": rule.id, "removed": True}, f"{rule.id} is removed")
     return 0
 
 
@@ -446,7 +437,7 @@ def rename_repository(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         repositories.rename(database, options.name, options.to, by=OPERATOR)
     answer = {"name": options.to, "former_name": options.name}
-    _print(options, answer, f"{options.name} is called {options.to} now")
+    print_answer(options, answer, f"{options.name} is called {options.to} now")
     return 0
 
 
@@ -456,7 +447,7 @@ def delete_repository(options: argparse.Namespace) -> int:
 
     with _opened() as (database, _settings):
         repositories.delete(database, options.name, by=OPERATOR)
-    _print(options, {"name": options.name, "deleted": True}, f"{options.name} is deleted")
+    print_answer(options, {"name": options.name, "deleted": True}, f"{options.name} is deleted")
     return 0
 
 
@@ -468,7 +459,7 @@ def set_visibility(options: argparse.Namespace) -> int:
     with _opened() as (database, _settings):
         repositories.change(database, options.name, public=public, description=None, by=OPERATOR)
     answer = {"name": options.name, "visibility": options.visibility}
-    _print(options, answer, f"{options.name} is {options.visibility}")
+    print_answer(options, answer, f"{options.name} is {options.visibility}")
     return 0
 
 
@@ -529,7 +520,3 @@ def _password() -> str:
         if text.endswith("\r\n")
         else text.removesuffix("\n")
     )
-
-
-def _print(options: argparse.Namespace, answer: dict[str, Any], sentence: str) -> None:
-    print(json.dumps(answer) if options.json else sentence)

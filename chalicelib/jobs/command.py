@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chalicelib.cli import ID, CommandError, Commands, as_json
+from chalicelib.cli import ID, CommandError, Commands, add, as_json, group, print_answer
 from chalicelib.http import RegistryError
 from chalicelib.settings import Settings
 
@@ -41,27 +41,17 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     work_.add_argument("--once", action="store_true", help="end once no job is due")
     work_.set_defaults(run=work)
 
-    jobs = commands.add_parser(
-        "jobs", help="look at what is to happen later", description="Look after jobs."
-    ).add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = jobs.add_parser(
-            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
-        )
-        parser.set_defaults(run=run)
-        return parser
-
-    add("status", show_depths, "count the jobs of each kind")
-    parser = add("list", list_jobs, f"list jobs, at most {_LISTED}, the oldest first")
+    jobs = group(commands, "jobs", "look at what is to happen later")
+    add(jobs, "status", show_depths, "count the jobs of each kind")
+    parser = add(jobs, "list", list_jobs, f"list jobs, at most {_LISTED}, the oldest first")
     parser.add_argument("--kind", default="", help="of this kind alone")
     parser.add_argument("--state", choices=STATES, default="", help="in this state alone")
     parser.add_argument("--after", type=ID, default=0, metavar="ID", help="those after this one")
-    parser = add("show", show_job, "show a job, and why it failed")
+    parser = add(jobs, "show", show_job, "show a job, and why it failed")
     parser.add_argument("id", type=ID, metavar="ID")
-    parser = add("retry", retry_job, "have a job begin now that was given up or waits")
+    parser = add(jobs, "retry", retry_job, "have a job begin now that was given up or waits")
     parser.add_argument("id", type=ID, metavar="ID")
-    parser = add("drop", drop_job, "forget a job")
+    parser = add(jobs, "drop", drop_job, "forget a job")
     parser.add_argument("id", type=ID, metavar="ID")
 
 
@@ -74,7 +64,7 @@ def work(options: argparse.Namespace) -> int:
         worker = Worker(context, KINDS)
         if options.once:
             done = worker.drain()
-            _print(options, {"done": done}, f"{done} {'job' if done == 1 else 'jobs'} done")
+            print_answer(options, {"done": done}, f"{done} {'job' if done == 1 else 'jobs'} done")
             return 0
         ended = _work_until_told(worker)
     sys.stdout.flush()
@@ -172,7 +162,7 @@ def retry_job(options: argparse.Namespace) -> int:
     with opened_database() as database:
         if not administration.retry(database, options.id, by=OPERATOR):
             raise CommandError(f"there is no job {options.id} that waits or was given up")
-    _print(options, {"id": options.id, "retried": True}, f"{options.id} begins now")
+    print_answer(options, {"id": options.id, "retried": True}, f"{options.id} begins now")
     return 0
 
 
@@ -184,7 +174,7 @@ def drop_job(options: argparse.Namespace) -> int:
     with opened_database() as database:
         if not administration.drop(database, options.id, by=OPERATOR):
             raise CommandError(f"there is no job {options.id} that waits or was given up")
-    _print(options, {"id": options.id, "dropped": True}, f"{options.id} is dropped")
+    print_answer(options, {"id": options.id, "dropped": True}, f"{options.id} is dropped")
     return 0
 
 
@@ -211,7 +201,3 @@ def opened_database() -> "Iterator[Database]":
             yield database
     except RegistryError as error:
         raise CommandError(str(error)) from error
-
-
-def _print(options: argparse.Namespace, answer: dict[str, Any], sentence: str) -> None:
-    print(json.dumps(answer) if options.json else sentence)

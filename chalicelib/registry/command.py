@@ -3,11 +3,11 @@ have."""
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import CommandError, Commands, as_json, whole
+from chalicelib.cli import CommandError, Commands, add, as_json, group, print_answer, whole
 from chalicelib.settings import Settings, parse_size
 
 if TYPE_CHECKING:
@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add this room's commands."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print JSON")
-
-    def add(group: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = group.add_parser(
-            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
-        )
-        parser.set_defaults(run=run)
-        return parser
-
-    def group(name: str, text: str) -> Any:
-        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def of_account(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         whose = parser.add_mutually_exclusive_group(required=True)
@@ -41,7 +28,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         )
         return parser
 
-    quotas = group("quota", "say how much may be kept")
+    quotas = group(commands, "quota", "say how much may be kept")
     parser = of_account(
         add(quotas, "set", set_quota, "set a quota; what is not given has no limit")
     )
@@ -54,7 +41,9 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     of_account(add(quotas, "unset", unset_quota, "take a quota away"))
     add(quotas, "list", list_quotas, "list the accounts with a quota, and what they use")
 
-    blocks = group("block", "keep a blob or a manifest from being read and pushed by anybody")
+    blocks = group(
+        commands, "block", "keep a blob or a manifest from being read and pushed by anybody"
+    )
     parser = add(blocks, "add", add_block, "block a digest, whether or not it is here")
     parser.add_argument("digest", metavar="DIGEST")
     parser.add_argument("--reason", required=True, help="why; noted in the audit log")
@@ -79,7 +68,7 @@ def set_quota(options: argparse.Namespace) -> int:
     namespace = DEFAULT if options.default else options.account
     with _opened() as database:
         found = quotas.put(database, namespace, size, options.repositories, by=OPERATOR)
-    _print(options, _told(found), _line(found))
+    print_answer(options, _told(found), _line(found))
     return 0
 
 
@@ -89,7 +78,7 @@ def show_quota(options: argparse.Namespace) -> int:
 
     with _opened() as database:
         found = quotas.find(database, options.account)
-    _print(options, _told(found), _line(found))
+    print_answer(options, _told(found), _line(found))
     return 0
 
 
@@ -104,7 +93,7 @@ def unset_quota(options: argparse.Namespace) -> int:
         if not quotas.remove(database, namespace, by=OPERATOR):
             raise CommandError(f"{_name(namespace)} has no quota of its own")
     answer = {"account": namespace or None, "unset": True}
-    _print(options, answer, f"{_name(namespace)} has no quota of its own any more")
+    print_answer(options, answer, f"{_name(namespace)} has no quota of its own any more")
     return 0
 
 
@@ -138,7 +127,7 @@ def add_block(options: argparse.Namespace) -> int:
         holders = rows.holders(database, digest)
     answer = {"digest": options.digest, "blocked": True, "repositories": holders}
     where = f", and is in {', '.join(holders)}" if holders else ", and is in no repository"
-    _print(options, answer, f"{options.digest} is blocked{where}")
+    print_answer(options, answer, f"{options.digest} is blocked{where}")
     return 0
 
 
@@ -170,7 +159,7 @@ def remove_block(options: argparse.Namespace) -> int:
         if not blocks.remove(database, digests.pack(options.digest), by=OPERATOR):
             raise CommandError(f"{options.digest} is not blocked")
     answer = {"digest": options.digest, "blocked": False}
-    _print(options, answer, f"{options.digest} is blocked no longer")
+    print_answer(options, answer, f"{options.digest} is blocked no longer")
     return 0
 
 
@@ -213,7 +202,3 @@ def _limits(size: int | None, repositories: int | None) -> str:
 
 def _name(namespace: str) -> str:
     return namespace or "every account without a quota of its own"
-
-
-def _print(options: argparse.Namespace, answer: dict[str, Any], sentence: str) -> None:
-    print(json.dumps(answer) if options.json else sentence)

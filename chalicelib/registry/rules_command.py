@@ -2,12 +2,21 @@
 and which are kept."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import ID, CommandError, Commands, as_json, whole
+from chalicelib.cli import (
+    ID,
+    CommandError,
+    Commands,
+    add,
+    as_json,
+    group,
+    placed,
+    print_answer,
+    whole,
+)
 from chalicelib.settings import Settings, parse_seconds
 
 if TYPE_CHECKING:
@@ -21,27 +30,7 @@ _RULES = ("keep_last", "keep_newer", "keep_matching", "keep_pulled", "untagged_a
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add this room's commands."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print JSON")
-
-    def group(name: str, text: str) -> Any:
-        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(group: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = group.add_parser(
-            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
-        )
-        parser.set_defaults(run=run)
-        return parser
-
-    def placed(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        where = parser.add_mutually_exclusive_group(required=True)
-        where.add_argument("--repository", metavar="NAME", help="of one repository")
-        where.add_argument("--account", metavar="NAME", help="of all repositories of an account")
-        return parser
-
-    tags = group("tag", "look where tags were, and have them back")
+    tags = group(commands, "tag", "look where tags were, and have them back")
     parser = add(tags, "history", show_history, "show where tags were, the newest moves first")
     parser.add_argument("repository", metavar="REPOSITORY")
     parser.add_argument("tag", metavar="TAG", nargs="?", default="", help="this one alone")
@@ -55,7 +44,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("tag", metavar="TAG")
     parser.add_argument("--digest", help="where it was once; without it where it was last")
 
-    immutable = group("immutable-tags", "keep tags from being moved and deleted")
+    immutable = group(commands, "immutable-tags", "keep tags from being moved and deleted")
     parser = placed(add(immutable, "add", add_rule, "keep tags that match a pattern as they are"))
     parser.add_argument("pattern", metavar="PATTERN", help="like v*; * stands for any characters")
     parser.add_argument(
@@ -70,7 +59,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = placed(add(immutable, "remove", remove_rule, "let tags be moved and deleted again"))
     parser.add_argument("id", type=ID, metavar="ID")
 
-    retention = group("retention", "say which tags and manifests are kept")
+    retention = group(commands, "retention", "say which tags and manifests are kept")
     _add_rules(placed(add(retention, "set", set_policy, "say what is kept, in place of before")))
     placed(add(retention, "show", show_policy, "show what is kept"))
     placed(add(retention, "unset", unset_policy, "keep everything, or what the account says"))
@@ -148,7 +137,7 @@ def restore_tag(options: argparse.Namespace) -> int:
     digest = digests.unpack(done.digest)
     previous = None if done.previous is None else digests.unpack(done.previous)
     answer = {"tag": options.tag, "digest": digest, "previous": previous}
-    _print(options, answer, f"{options.tag} points to {digest}")
+    print_answer(options, answer, f"{options.tag} points to {digest}")
     return 0
 
 
@@ -163,7 +152,7 @@ def add_rule(options: argparse.Namespace) -> int:
             database, place, account, options.pattern, options.exceptions, by=OPERATOR
         )
     answer = {"id": rule.id, "pattern": rule.pattern, "exceptions": rule.exceptions}
-    _print(options, answer, f"rule {rule.id} keeps tags like {rule.pattern} as they are")
+    print_answer(options, answer, f"rule {rule.id} keeps tags like {rule.pattern} as they are")
     return 0
 
 
@@ -193,7 +182,7 @@ def remove_rule(options: argparse.Namespace) -> int:
         place, account = _place(database, options)
         if not immutable_tags.remove(database, place, account, options.id, by=OPERATOR):
             raise CommandError(f"there is no rule {options.id} here")
-    _print(options, {"id": options.id, "removed": True}, f"rule {options.id} is removed")
+    print_answer(options, {"id": options.id, "removed": True}, f"rule {options.id} is removed")
     return 0
 
 
@@ -206,7 +195,7 @@ def set_policy(options: argparse.Namespace) -> int:
     with _opened() as database:
         place, account = _place(database, options)
         retention.set_policy(database, place, account, policy, by=OPERATOR)
-    _print(options, policy._asdict(), _told(policy))
+    print_answer(options, policy._asdict(), _told(policy))
     return 0
 
 
@@ -223,7 +212,7 @@ def show_policy(options: argparse.Namespace) -> int:
             policy = None if held is None else held.policy
     if policy is None:
         raise CommandError("there is no policy: everything is kept")
-    _print(options, policy._asdict(), _told(policy))
+    print_answer(options, policy._asdict(), _told(policy))
     return 0
 
 
@@ -236,7 +225,7 @@ def unset_policy(options: argparse.Namespace) -> int:
         place, account = _place(database, options)
         if not retention.remove_policy(database, place, account, by=OPERATOR):
             raise CommandError("there is no policy to take away")
-    _print(options, {"unset": True}, "the policy is taken away")
+    print_answer(options, {"unset": True}, "the policy is taken away")
     return 0
 
 
@@ -409,7 +398,3 @@ def _time(text: str) -> int:
 def _time_or_never(text: str) -> int:
     """Seconds, of a time like 7d, or never."""
     return _NEVER if text == "never" else _time(text)
-
-
-def _print(options: argparse.Namespace, answer: dict[str, Any], sentence: str) -> None:
-    print(json.dumps(answer) if options.json else sentence)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chalicelib.cli import CommandError, Commands, as_json
+from chalicelib.cli import CommandError, Commands, add, as_json, group, placed
 from chalicelib.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,32 +18,17 @@ _LISTED = 100
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add these commands."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print JSON")
-    whose = shared.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--repository", metavar="NAME", help="of one repository")
-    whose.add_argument("--account", metavar="NAME", help="of all repositories of an account")
-
-    def add(group: Any, name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = group.add_parser(
-            name, parents=[shared], help=text, description=f"{text[0].upper()}{text[1:]}."
-        )
-        parser.set_defaults(run=run)
-        return parser
-
-    def group(name: str, text: str) -> Any:
-        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    webhooks = group("webhook", "say who is told of what happens")
-    parser = add(webhooks, "add", add_webhook, "have events told to a URL; prints the secret")
+    webhooks = group(commands, "webhook", "say who is told of what happens")
+    parser = placed(
+        add(webhooks, "add", add_webhook, "have events told to a URL; prints the secret")
+    )
     parser.add_argument("url", metavar="URL")
     parser.add_argument(
         "--event", action="append", dest="events", required=True, metavar="KIND",
         help="push, pull, delete, tag, scan, quota or retention; may be given several times",
     )  # fmt: skip
     parser.add_argument("--format", default="cloudevents", help="cloudevents or docker")
-    add(webhooks, "list", list_webhooks, "list webhooks")
+    placed(add(webhooks, "list", list_webhooks, "list webhooks"))
     one: tuple[tuple[str, Callable[..., int], str], ...] = (
         ("enable", enable_webhook, "tell a webhook of events again"),
         ("disable", disable_webhook, "tell a webhook of nothing for now"),
@@ -53,19 +38,25 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         ("deliveries", list_deliveries, "list what a webhook was told, the newest first"),
     )
     for name, run, text in one:
-        add(webhooks, name, run, text).add_argument("id", metavar="ID")
-    parser = add(webhooks, "delivery", show_delivery, "show what was sent, and what came back")
+        placed(add(webhooks, name, run, text)).add_argument("id", metavar="ID")
+    parser = placed(
+        add(webhooks, "delivery", show_delivery, "show what was sent, and what came back")
+    )
     parser.add_argument("id", metavar="ID")
     parser.add_argument("delivery", metavar="DELIVERY")
-    parser = add(webhooks, "redeliver", redeliver, "send an event once more")
+    parser = placed(add(webhooks, "redeliver", redeliver, "send an event once more"))
     parser.add_argument("id", metavar="ID")
     parser.add_argument("delivery", metavar="DELIVERY")
 
-    triggers = group("trigger", "let signed messages start something")
-    parser = add(triggers, "add", add_trigger, "make a trigger; prints its URL and its secret")
+    triggers = group(commands, "trigger", "let signed messages start something")
+    parser = placed(
+        add(triggers, "add", add_trigger, "make a trigger; prints its URL and its secret")
+    )
     parser.add_argument("starts", metavar="WHAT", help="retention")
-    add(triggers, "list", list_triggers, "list triggers")
-    add(triggers, "remove", remove_trigger, "take a trigger away").add_argument("id", metavar="ID")
+    placed(add(triggers, "list", list_triggers, "list triggers"))
+    placed(add(triggers, "remove", remove_trigger, "take a trigger away")).add_argument(
+        "id", metavar="ID"
+    )
 
 
 def add_webhook(options: argparse.Namespace) -> int:
