@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.servers import DOCKER, S3, DockerEngine, Postgres, Registry, Server, stopping
+from tests.clients.programs import built
+from tests.servers import DOCKER, S3, DockerEngine, Kubo, Postgres, Registry, Server, stopping
 from tests.witness import Witness
 
 pytest_plugins = ["tests.hosts.lambda_registry", "tests.contexts"]
@@ -99,6 +100,27 @@ def s3_server(directory: Path) -> Iterator[S3]:
     server = S3(directory / "s3")
     with stopping(server):
         yield server.start()
+
+
+@pytest.fixture(scope="session")
+def kubo(directory: Path) -> Iterator[Kubo]:
+    """An IPFS node that tests share. (A long test: the node is one of the Go programs.)"""
+    server = Kubo(directory / "ipfs", built("ipfs"))
+    with stopping(server):
+        yield server.start()
+
+
+@pytest.fixture
+def new_kubo(directory: Path) -> Iterator[Callable[[], Kubo]]:
+    """Make IPFS nodes of one's own: started, and ended with the test."""
+    with ExitStack() as stack:
+
+        def start() -> Kubo:
+            server = Kubo(Path(tempfile.mkdtemp(prefix="ipfs-", dir=directory)), built("ipfs"))
+            stack.enter_context(stopping(server))
+            return server.start()
+
+        yield start
 
 
 @pytest.fixture(scope="session")

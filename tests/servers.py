@@ -389,6 +389,48 @@ class S3(Server):
         return f"s3://{self.bucket}/test{next(self._count)}?{urlencode(known | parameters)}"
 
 
+class Kubo(Server):
+    """An IPFS node that knows no other, as long as a test does not connect it to one."""
+
+    name = "ipfs"
+
+    def __init__(self, directory: Path, program: Path) -> None:
+        super().__init__(directory)
+        self.program = program
+        api, gateway, swarm = free_ports(3)
+        self.url = f"http://127.0.0.1:{api}"
+        self.gateway = f"http://127.0.0.1:{gateway}"
+        self.address = f"/ip4/127.0.0.1/tcp/{swarm}"
+        self.run("init", "--profile=test,unixfs-v1-2025")
+        self._configure("Addresses.API", f"/ip4/127.0.0.1/tcp/{api}")
+        self._configure("Addresses.Gateway", f"/ip4/127.0.0.1/tcp/{gateway}")
+        self.run("config", "--json", "Addresses.Swarm", f'["{self.address}"]')
+
+    def _configure(self, name: str, value: str) -> None:
+        self.run("config", name, value)
+
+    def command(self) -> list[str]:
+        return [str(self.program), "daemon", "--migrate=false"]
+
+    def environment(self) -> Mapping[str, str]:
+        return {"IPFS_PATH": str(self.directory / "repo"), "IPFS_TELEMETRY": "off"}
+
+    def ready(self) -> bool:
+        return self.run("id", check=False, api=True).returncode == 0
+
+    def run(
+        self, *arguments: str | Path, check: bool = True, api: bool = False
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run `ipfs` on the node's repository; with ``api``, through the node that runs."""
+        through = ["--api", "/ip4/127.0.0.1/tcp/" + self.url.rpartition(":")[2]] if api else []
+        return run(self.program, *through, *arguments, check=check, **self.environment())
+
+    def connect(self, other: "Kubo") -> None:
+        """Let this node and another one know each other."""
+        peer = other.run("id", "--format=<id>", api=True).stdout.strip()
+        self.run("swarm", "connect", f"{other.address}/p2p/{peer}", api=True)
+
+
 class DockerEngine(Server):
     """A Docker engine with nothing in it, and the client that belongs to it."""
 

@@ -1,8 +1,9 @@
-"""Build the Go clients that the tests drive, from the module in go/: `make clients`.
+"""Build the Go clients that the tests drive, from the modules beside this file: `make clients`.
 
-Each program is built once for each state of go.mod and go.sum and kept in
+Each program is built once for each state of its module's go.mod and go.sum and kept in
 ~/.cache/openregistry/clients, or in the directory that OPENREGISTRY_TEST_CLIENTS names. To take a
-newer client: `go get -tool PACKAGE@VERSION` in go/, and commit go.mod and go.sum.
+newer client: `go get -tool PACKAGE@VERSION` in its module, and commit go.mod and go.sum. What does
+not build with the others' dependencies has a module of its own.
 """
 
 import argparse
@@ -20,15 +21,16 @@ DIRECTORY = Path(
 )
 """Where the built programs are."""
 
-MODULE = Path(__file__).parent / "go"
+MODULES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Client:
-    """A Go program and the package that it is built from."""
+    """A Go program, the package that it is built from, and the module that says its version."""
 
     name: str
     package: str
+    module: str = "go"
 
     @property
     def program(self) -> Path:
@@ -38,7 +40,7 @@ class Client:
     @property
     def key(self) -> str:
         """Changes whenever the program has to be built again."""
-        parts = [(MODULE / name).read_bytes() for name in ("go.mod", "go.sum")]
+        parts = [(MODULES / self.module / name).read_bytes() for name in ("go.mod", "go.sum")]
         return hashlib.sha256(b"\0".join([*parts, self.package.encode()])).hexdigest()
 
     @property
@@ -64,7 +66,7 @@ class Client:
         options = ["-trimpath", "-buildvcs=false", "-ldflags=-s -w", f"-o={new}"]
         subprocess.run(
             ["go", "build", *options, self.package],
-            cwd=MODULE,
+            cwd=MODULES / self.module,
             env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
             timeout=within,
             check=True,
@@ -77,11 +79,13 @@ class Client:
 # What matters most comes first: a budget may end before the list does.
 CLIENTS = (
     Client("conformance", "github.com/opencontainers/distribution-spec/conformance"),
+    Client("ipfs", "github.com/ipfs/kubo/cmd/ipfs", "kubo"),
     Client("crane", "github.com/google/go-containerregistry/cmd/crane"),
     Client("oras", "oras.land/oras/cmd/oras"),
     Client("regctl", "github.com/regclient/regclient/cmd/regctl"),
     Client("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
     Client("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
+    Client("nerdctl", "github.com/containerd/nerdctl/cmd/nerdctl", "nerdctl"),
     Client("helm", "helm.sh/helm/v4/cmd/helm"),
     Client("cosign", "github.com/sigstore/cosign/v3/cmd/cosign"),
     Client("buildctl", "github.com/moby/buildkit/cmd/buildctl"),
