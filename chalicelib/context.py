@@ -11,6 +11,7 @@ from chalicelib.mail import Mailer
 from chalicelib.metadata import repositories
 from chalicelib.metadata.database import Database
 from chalicelib.registry.pulls import Pulls
+from chalicelib.resolvers.opening import Resolvers
 from chalicelib.settings import Settings
 from chalicelib.storage import ObjectStore
 
@@ -32,6 +33,7 @@ class Context:
     capabilities: Capabilities
     mailer: Mailer
     pulls: Pulls
+    resolvers: Resolvers
     head_by_redirect: bool = False
     challenges: bool = True
     afterwards: Afterwards = field(default_factory=Afterwards)

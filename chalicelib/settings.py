@@ -293,6 +293,21 @@ class Settings:
             str, "the first administrator's password; without one a link for one use is printed"
         ),
     )
+    ipfs_nodes: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_url("http", "https")),
+            "URLs of the RPC of IPFS nodes (Kubo, or a cluster's proxy), separated by commas: the"
+            " resolver `ipfs`",
+        ),
+    )
+    ipfs_gateways: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_url("http", "https")),
+            "URLs of gateways at which clients find what those nodes have, before /ipfs/CID",
+        ),
+    )
     new_repositories: str = field(
         default="private",
         metadata=_told(

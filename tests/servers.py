@@ -412,7 +412,7 @@ class Kubo(Server):
     def command(self) -> list[str]:
         return [str(self.program), "daemon", "--migrate=false"]
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self) -> dict[str, str]:
         return {"IPFS_PATH": str(self.directory / "repo"), "IPFS_TELEMETRY": "off"}
 
     def ready(self) -> bool:
@@ -423,7 +423,8 @@ class Kubo(Server):
     ) -> "subprocess.CompletedProcess[str]":
         """Run `ipfs` on the node's repository; with ``api``, through the node that runs."""
         through = ["--api", "/ip4/127.0.0.1/tcp/" + self.url.rpartition(":")[2]] if api else []
-        return run(self.program, *through, *arguments, check=check, **self.environment())
+        program, environment = self.program, self.environment()
+        return run(program, *through, *arguments, check=check, within=60, **environment)
 
     def connect(self, other: "Kubo") -> None:
         """Let this node and another one know each other."""

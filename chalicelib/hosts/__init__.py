@@ -37,6 +37,7 @@ def build_context(
     from chalicelib.identity.open import Open
     from chalicelib.mail import open_mailer
     from chalicelib.registry.pulls import Gathered
+    from chalicelib.resolvers.opening import Resolvers
     from chalicelib.settings import SettingsError, secret_key
     from chalicelib.storage import open_store
 
@@ -52,15 +53,17 @@ def build_context(
         from chalicelib.identity.access import Accounts
 
         access = Accounts(settings, database, keys)
+    store = open_store(settings)
     return Context(
         settings=settings,
         access=access,
         database=database,
-        store=open_store(settings),
+        store=store,
         keys=keys,
         capabilities=Capabilities(keys, settings.upload_expiry),
         mailer=open_mailer(settings),
         pulls=pulls or Gathered(database),
+        resolvers=Resolvers(settings, database, keys, store),
         head_by_redirect=head_by_redirect,
         challenges=challenges,
         afterwards=afterwards or Afterwards(),
