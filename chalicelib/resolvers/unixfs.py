@@ -10,7 +10,9 @@ whatever the file's size.
 """
 
 import hashlib
-from base64 import b32encode
+import re
+from base64 import b32decode, b32encode
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -129,6 +131,91 @@ def text(cid: bytes) -> str:
     return "b" + b32encode(cid).decode().rstrip("=").lower()
 
 
+class Identifier(NamedTuple):
+    """A CID taken apart: its version, whether its block is bare bytes (``raw``) or a node of
+    DAG-PB, and the block's SHA-256."""
+
+    version: int
+    raw: bool
+    digest: bytes
+
+
+class Child(NamedTuple):
+    """A link of a node: a CID, and how many bytes of the file lie under it."""
+
+    cid: str
+    size: int
+
+
+class Node(NamedTuple):
+    """A node of a file: bytes of its own, and its children, whose bytes follow in their order."""
+
+    data: bytes
+    children: tuple[Child, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the file lie in it and under it."""
+        return len(self.data) + sum(child.size for child in self.children)
+
+
+def parse(cid: str) -> Identifier:
+    """A CID that somebody has written: of version 1 in base 32, or of version 0; of bare bytes or
+    of DAG-PB; by SHA-256. Raises ``ValueError`` with a sentence for any other text: each of these
+    has one way to be written."""
+    if re.fullmatch(rf"Qm[{_BASE58}]{{44}}", cid):
+        number = 0
+        for digit in cid:
+            number = number * 58 + _BASE58.index(digit)
+        packed = number.to_bytes(35).removeprefix(b"\0")
+    elif re.fullmatch("b[a-z2-7]{58}", cid):
+        packed = b32decode(cid[1:].upper() + "======")
+    else:
+        packed = b""
+    if not packed or text(packed) != cid:
+        raise ValueError("That is no CID of version 0, nor one of version 1 in base 32.")
+    return _identifier(packed)
+
+
+def node(block: bytes) -> Node:
+    """What a block of DAG-PB holds, which must be a file of UnixFS or a part of one. Raises
+    ``ValueError`` with a sentence for anything else, however it is made: blocks come from
+    strangers, and a hash proves whose they are, not that they are sound."""
+    _, fields = _fields(block, numbers=(), strings=(1, 2))
+    if len(fields[1]) != 1:
+        raise ValueError("A node has no data, or several: it is of no file.")
+    links = [_linked(link) for link in fields[2]]
+    numbers, strings = _fields(fields[1][0], numbers=(1, 3, 4, 5, 6, 7), strings=(2, 4, 8))
+    if numbers[1] not in ([_TYPE_RAW], [_TYPE_FILE]) or len(strings[2]) > 1:
+        raise ValueError("A node is of something else than a file: a folder, perhaps.")
+    # One field for each, or all of them in one.
+    sizes = [*numbers[4], *(size for packed in strings[4] for size in _varints(packed))]
+    if len(sizes) != len(links):
+        raise ValueError("A node does not say for each link how many bytes are under it.")
+    found = Node(b"".join(strings[2]), tuple(map(Child, links, sizes)))
+    if numbers[3] != [found.size] and (numbers[3] or sizes):
+        raise ValueError("The sizes of a node's parts do not add up to its own.")
+    return found
+
+
+def _identifier(packed: bytes) -> Identifier:
+    if packed[:2] == _SHA2_256 and len(packed) == 34:
+        return Identifier(0, raw=False, digest=packed[2:])
+    codec = packed[1] if len(packed) == 36 else None
+    if packed[:1] + packed[2:4] == b"\x01" + _SHA2_256 and codec in (_RAW, _DAG_PB):
+        return Identifier(1, raw=codec == _RAW, digest=packed[4:])
+    raise ValueError("That is no CID of bare bytes or of DAG-PB by SHA-256.")
+
+
+def _linked(link: bytes) -> str:
+    """The CID, as text, of a link of DAG-PB."""
+    _, fields = _fields(link, numbers=(3,), strings=(1, 2))
+    if len(fields[1]) != 1:
+        raise ValueError("A link names nothing, or several things.")
+    _identifier(fields[1][0])
+    return text(fields[1][0])
+
+
 def _cid(version: int, codec: int, digest: bytes) -> bytes:
     hashed = _SHA2_256 + digest
     return hashed if version == 0 else bytes([version, codec]) + hashed
@@ -152,3 +239,46 @@ def _number(field: int, number: int) -> bytes:
 
 def _bytes(field: int, data: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(data)) + data
+
+
+_TYPE_RAW, _TYPE_FILE = 0, 2
+
+
+def _fields(
+    message: bytes, numbers: Sequence[int], strings: Sequence[int]
+) -> tuple[dict[int, list[int]], dict[int, list[bytes]]]:
+    """The values of each field of a message, which may have no others."""
+    counted: dict[int, list[int]] = {field: [] for field in numbers}
+    spelled: dict[int, list[bytes]] = {field: [] for field in strings}
+    position = 0
+    while position < len(message):
+        key, position = _read_varint(message, position)
+        number, position = _read_varint(message, position)
+        field, wire = key >> 3, key & 7
+        if wire == 0 and field in counted:
+            counted[field].append(number)
+        elif wire == 2 and field in spelled:
+            if number > len(message) - position:
+                raise ValueError("A field of a block is longer than the block.")
+            spelled[field].append(message[position : position + number])
+            position += number
+        else:
+            raise ValueError("A block has a field that no file's has.")
+    return counted, spelled
+
+
+def _varints(packed: bytes) -> Iterator[int]:
+    position = 0
+    while position < len(packed):
+        number, position = _read_varint(packed, position)
+        yield number
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    """A number, and the position behind it."""
+    number = 0
+    for index, byte in enumerate(message[position : position + 9]):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, position + index + 1
+    raise ValueError("A block has a number that does not end, or is too large.")
