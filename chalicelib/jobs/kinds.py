@@ -9,10 +9,12 @@ from chalicelib.jobs import (
     expiry,
     orphans,
     quotas,
+    resolving,
     retention,
     triggers,
     webhooks,
 )
+from chalicelib.metadata import resolver_copies
 from chalicelib.metadata.webhooks import DELIVER
 
 KINDS = (
@@ -26,5 +28,9 @@ KINDS = (
     Kind(DELIVER, webhooks.deliver, webhooks.TRIES, webhooks.FIRST, webhooks.MOST),
     Kind(webhooks.NOTIFY, webhooks.notify),
     Kind("webhooks.expire", webhooks.expire, every=HOUR),
+    Kind(resolver_copies.IMAGE, resolving.image),
+    Kind(resolver_copies.PUT, resolving.put, resolving.TRIES, resolving.FIRST, resolving.MOST),
+    Kind(resolver_copies.UNPIN, resolving.unpin, resolving.TRIES, resolving.FIRST, resolving.MOST),
+    Kind("resolve.release", resolving.release, every=5 * MINUTE),
     Kind("triggers.expire", triggers.expire, every=HOUR),
 )

@@ -34,9 +34,12 @@ class Content(Protocol):
     perhaps; two contents never share one. ``size`` is in bytes. ``key`` is where object storage
     has it, "" where it is not there."""
 
-    name: str
-    size: int
-    key: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def key(self) -> str: ...
 
     def open(self) -> Iterator[Piece]:
         """Its bytes, from the first on; may be called again. Raises ``StorageError``."""

@@ -48,9 +48,14 @@ CREATE TABLE resolver_copies (
     cid text,
     derived_cid text,
     root_cid text,
+    -- All that the manifest names was there, and a job was written that derives the image.
+    complete boolean NOT NULL DEFAULT false,
     -- Why it is not there yet; '' where it was not tried, or is there.
     error text NOT NULL DEFAULT '',
-    -- Since when, at the earliest, nobody may want it there. Null once it was found wanted.
+    -- When it was put there, or the network last said that it keeps it.
+    checked_at timestamptz NOT NULL DEFAULT now(),
+    -- Since when, at the earliest, nobody may want it there: the grace is waited for, but not after
+    -- -infinity. Null once it was found wanted.
     doubted_since timestamptz,
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (digest, resolver),
@@ -58,8 +63,11 @@ CREATE TABLE resolver_copies (
 );
 CREATE INDEX resolver_copies_by_cid ON resolver_copies (cid);
 CREATE INDEX resolver_copies_by_root ON resolver_copies (root_cid) WHERE root_cid IS NOT NULL;
+CREATE INDEX resolver_copies_by_derived ON resolver_copies (derived_cid) WHERE derived_cid IS NOT NULL;
+CREATE INDEX resolver_copies_by_check ON resolver_copies (resolver, checked_at) WHERE state = 'there';
 CREATE INDEX resolver_copies_by_state ON resolver_copies (resolver, state, digest) WHERE state <> 'there';
 CREATE INDEX resolver_copies_doubted ON resolver_copies (doubted_since) WHERE doubted_since IS NOT NULL;
+CREATE INDEX manifests_by_digest ON manifests (digest);
 
 CREATE FUNCTION choice_for(wanted_id bigint, wanted_name text) RETURNS resolver_choices LANGUAGE sql STABLE AS $$
     SELECT c.* FROM resolver_choices c LEFT JOIN accounts a ON a.id = c.account_id
@@ -95,7 +103,9 @@ CREATE TRIGGER manifests_resolve AFTER INSERT ON manifests
 CREATE FUNCTION doubt_copies(doubted bytea[]) RETURNS void LANGUAGE sql AS $$
     WITH held AS (SELECT digest, resolver FROM resolver_copies WHERE digest = ANY (doubted)
         ORDER BY digest, resolver FOR NO KEY UPDATE)
-    UPDATE resolver_copies c SET doubted_since = clock_timestamp() FROM held h
+    UPDATE resolver_copies c
+        SET doubted_since = CASE WHEN c.doubted_since = '-infinity' THEN c.doubted_since ELSE clock_timestamp() END
+        FROM held h
         WHERE c.digest = h.digest AND c.resolver = h.resolver
 $$;
 CREATE FUNCTION doubt_manifests() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -114,8 +124,17 @@ CREATE TRIGGER manifest_references_doubt AFTER DELETE ON manifest_references
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION doubt_blobs();
 CREATE FUNCTION doubt_blocked() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM doubt_copies(ARRAY[NEW.digest]);
+    IF TG_OP = 'INSERT' THEN
+        UPDATE resolver_copies SET doubted_since = '-infinity' WHERE digest = NEW.digest;
+    ELSE
+        INSERT INTO jobs (kind, data)
+            SELECT 'resolve.image', jsonb_build_object('repository', r.id, 'digest', encode(i.digest, 'hex'))
+            FROM (SELECT repository_id, digest FROM manifests WHERE digest = OLD.digest
+                UNION SELECT f.repository_id, f.manifest FROM repository_blobs l JOIN manifest_references f
+                    ON f.repository_id = l.repository_id AND f.blob = l.digest WHERE l.digest = OLD.digest) i
+            JOIN repositories r ON r.id = i.repository_id WHERE r.resolvers <> '{}';
+    END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER blocked_digests_doubt AFTER INSERT ON blocked_digests
+CREATE TRIGGER blocked_digests_doubt AFTER INSERT OR DELETE ON blocked_digests
     FOR EACH ROW EXECUTE FUNCTION doubt_blocked();

@@ -1,0 +1,207 @@
+"""Resolving: what may be on other networks is put there, kept there, and taken away again.
+
+A manifest that is pushed where resolvers were chosen has a job written (``image``); that one makes
+a row for each content and each resolver, with a job (``put``). Once a network has all that a
+manifest names, the image is derived that can be pulled from it alone (``derive``). What nobody
+wants any more is let go after the grace (``release``), and the network is told (``unpin``). Each
+may be interrupted, and be done twice: a row says where a copy is to be, until the network agrees.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+from chalicelib import digests
+from chalicelib.context import Context
+from chalicelib.jobs import HOUR, GiveUp, Job, Later, NotNow, TryAgain
+from chalicelib.metadata import resolver_copies
+from chalicelib.metadata.database import Transaction
+from chalicelib.resolvers import Resolver, ResolverError, WrongCid
+from chalicelib.resolvers.opening import Resolvers
+from chalicelib.resolvers.placing import Bytes, Corrupt, Stored, place
+from chalicelib.storage import NoSuchObject, StorageError
+
+_log = logging.getLogger(__name__)
+
+TRIES, FIRST, MOST = 200, 5.0, float(HOUR)
+"""About a week: a network may be down or full for days."""
+_FIRST_PAUSE, _LAST_PAUSE = 5.0, 300.0
+"""Seconds for which a network that is down is left alone: doubled each time."""
+_BATCH = 200
+_ERROR_LENGTH = 500
+DERIVED, ROOT = ".derived", ".root"
+"""What follows the digest in the names of what is derived of a manifest."""
+
+
+def image(context: Context, job: Job) -> Later:
+    """Have a manifest put where its repository's resolvers are, with all that it names."""
+    repository, digest = int(job.data["repository"]), bytes.fromhex(job.data["digest"])
+
+    def later(transaction: Transaction) -> None:
+        resolver_copies.want(transaction, repository, [digest])
+
+    return later
+
+
+def put(context: Context, job: Job) -> Later | None:
+    """Put one content where it is to be."""
+    name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
+    database = context.database
+    found = resolver_copies.find(database, digest, name, context.store.name)
+    if found is None or found.state == "leaving":
+        return None
+    if found.state == "waiting":
+        if not found.wanted:
+            _let_go(context, name, digest)
+            return None
+        with _using(context, name, digest) as resolver:
+            cid = place(resolver, _content(context, digest, found), digest)
+        if not resolver_copies.record(database, digest, name, cid):
+            resolver_copies.take_back(database, digest, name, cid)
+            return None
+
+    def later(transaction: Transaction) -> None:
+        resolver_copies.complete(transaction, name, [digest])
+
+    return later
+
+
+def unpin(context: Context, job: Job) -> Later | None:
+    """Have a network keep a copy no longer."""
+    name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
+    found = resolver_copies.find(context.database, digest, name, context.store.name)
+    if found is None or found.state != "leaving":
+        return None
+    text = digests.unpack(digest)
+    cids = {text: found.cid, text + DERIVED: found.derived_cid, text + ROOT: found.root_cid}
+    kept = [(called, cid) for called, cid in cids.items() if cid is not None]
+    if kept:
+        others = resolver_copies.shared(context.database, digest, name, [cid for _, cid in kept])
+        with _using(context, name, digest) as resolver:
+            for called, cid in kept:
+                if cid not in others:
+                    resolver.unpin(called, cid)
+
+    def later(transaction: Transaction) -> None:
+        # Where it has changed, somebody has put it there meanwhile: another job takes it away.
+        if resolver_copies.lock(transaction, digest, name) == found.changed_at:
+            resolver_copies.end(transaction, digest, name)
+
+    return later
+
+
+def release(context: Context, job: Job) -> None:
+    """Let go of what nobody has wanted for as long as the grace is."""
+    age = context.settings.grace
+
+    def work(transaction: Transaction) -> int:
+        locked = resolver_copies.lock_doubted(transaction, age, _BATCH)
+        if locked:
+            resolver_copies.judge(transaction, locked)
+        return len(locked)
+
+    while context.database.transaction(work) == _BATCH:
+        pass
+
+
+def _let_go(context: Context, name: str, digest: bytes) -> None:
+    """Put nothing where nobody wants it. Where somebody does after all, it is looked at again."""
+
+    def work(transaction: Transaction) -> bool:
+        if resolver_copies.lock(transaction, digest, name) is None:
+            return True
+        return bool(resolver_copies.judge(transaction, [(digest, name)]))
+
+    if not context.database.transaction(work):
+        raise NotNow(1)
+
+
+def _content(context: Context, digest: bytes, found: resolver_copies.Task) -> Bytes | Stored:
+    text = digests.unpack(digest)
+    if found.payload is not None:
+        return Bytes(text, found.payload)
+    if found.key is None:
+        raise NoSuchObject("Object storage does not have it.")
+    return Stored(text, found.size, found.key, context.store)
+
+
+@contextmanager
+def _using(context: Context, name: str, digest: bytes) -> Iterator[Resolver]:
+    """A resolver, for something about one copy. What goes wrong is kept in the copy's row, where
+    people see it. Where the network is down all jobs for it are put off together."""
+    resolver = context.resolvers.get(name)
+    if resolver is None:
+        _tell(context, name, digest, f"There is no resolver {name} here now.")
+        raise NotNow(HOUR)
+    circuit = _circuit(context.resolvers, name)
+    circuit.enter(context, resolver)
+    try:
+        yield resolver
+    except (WrongCid, Corrupt) as error:
+        _tell(context, name, digest, str(error))
+        raise GiveUp(str(error)) from error
+    except StorageError as error:
+        sentence = f"Object storage does not give its bytes: {error}"
+        _tell(context, name, digest, sentence)
+        raise TryAgain(sentence) from error
+    except ResolverError as error:
+        _tell(context, name, digest, str(error))
+        circuit.failed(context, resolver)
+        raise TryAgain(str(error)) from error
+
+
+def _tell(context: Context, name: str, digest: bytes, sentence: str) -> None:
+    text = sentence[:_ERROR_LENGTH].replace("\0", "")
+    resolver_copies.fail(context.database, digest, name, text)
+
+
+class _Circuit:
+    """Whether a network is down, as far as this process knows. Then one job after a while tries
+    it, and the others wait."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._until: float | None = None
+        self._pause = _FIRST_PAUSE
+
+    def enter(self, context: Context, resolver: Resolver) -> None:
+        """Raise ``NotNow`` where the network is down."""
+        with self._lock:
+            if self._until is None:
+                return
+            left = self._until - time.monotonic()
+            if left > 0:
+                raise NotNow(left + random.random())  # noqa: S311
+            # The others wait for this one.
+            self._until = time.monotonic() + self._pause
+        self.failed(context, resolver)
+        with self._lock:
+            self._until, self._pause = None, _FIRST_PAUSE
+
+    def failed(self, context: Context, resolver: Resolver) -> None:
+        """Raise ``NotNow`` where the network cannot be used at all, and put off all jobs for it."""
+        try:
+            resolver.check()
+            return
+        except ResolverError as error:
+            _log.warning("the resolver %s is down: %s", self._name, error)
+        with self._lock:
+            pause = self._pause
+            self._until = time.monotonic() + pause
+            self._pause = min(2 * pause, _LAST_PAUSE)
+        resolver_copies.put_off(context.database, self._name, pause)
+        raise NotNow(pause)
+
+
+_circuits: "WeakKeyDictionary[Resolvers, dict[str, _Circuit]]" = WeakKeyDictionary()
+_circuits_lock = threading.Lock()
+
+
+def _circuit(resolvers: Resolvers, name: str) -> _Circuit:
+    with _circuits_lock:
+        return _circuits.setdefault(resolvers, {}).setdefault(name, _Circuit(name))
