@@ -12,7 +12,7 @@ whatever the file's size.
 import hashlib
 import re
 from base64 import b32decode, b32encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,10 +50,17 @@ class _Link(NamedTuple):
 
 
 class Cid:
-    """The CID of a file whose bytes are given by ``update``, in pieces of any size."""
+    """The CID of a file whose bytes are given by ``update``, in pieces of any size. ``note`` is
+    told of each block once it is known: its CID in bytes, how long it is, and, of a node that has
+    links, the block."""
 
-    def __init__(self, profile: Profile = UNIXFS_V1_2025) -> None:
+    def __init__(
+        self,
+        profile: Profile = UNIXFS_V1_2025,
+        note: Callable[[bytes, int, bytes], None] | None = None,
+    ) -> None:
         self._profile = profile
+        self._note = note
         # Of each level, the leaves first: what no node links to yet.
         self._levels: list[list[_Link]] = [[]]
         self._length = 0
@@ -90,9 +97,11 @@ class Cid:
             link = _Link(_cid(1, _RAW, self._hash.digest()), self._length, self._length)
             self._hash = hashlib.sha256()
         else:
-            link = self._node([], bytes(self._chunk))
+            link, _ = _encode(self._profile, [], bytes(self._chunk))
             self._chunk.clear()
         self._length = 0
+        if self._note is not None:
+            self._note(link.cid, link.total, b"")
         self._add(0, link)
 
     def _add(self, level: int, link: _Link) -> None:
@@ -104,20 +113,100 @@ class Cid:
 
     def _end_node(self, level: int) -> None:
         links, self._levels[level] = self._levels[level], []
-        self._add(level + 1, self._node(links, b""))
+        link, block = _encode(self._profile, links, b"")
+        if self._note is not None:
+            self._note(link.cid, len(block), block)
+        self._add(level + 1, link)
 
-    def _node(self, links: list[_Link], data: bytes) -> _Link:
-        """A block of DAG-PB whose data is a node of UnixFS, of the type File."""
-        size = sum(link.size for link in links) + len(data)
-        file = _number(1, 2) + (_bytes(2, data) if data else b"") + _number(3, size)
-        file += b"".join(_number(4, link.size) for link in links)
-        block = b"".join(
-            _bytes(2, _bytes(1, link.cid) + _bytes(2, b"") + _number(3, link.total))
-            for link in links
-        ) + _bytes(1, file)
-        total = len(block) + sum(link.total for link in links)
-        cid = _cid(self._profile.version, _DAG_PB, hashlib.sha256(block).digest())
-        return _Link(cid, size, total)
+
+def _encode(profile: Profile, links: list[_Link], data: bytes) -> tuple[_Link, bytes]:
+    """A block of DAG-PB whose data is a node of UnixFS, of the type File, and a link to it."""
+    size = sum(link.size for link in links) + len(data)
+    file = _number(1, 2) + (_bytes(2, data) if data else b"") + _number(3, size)
+    file += b"".join(_number(4, link.size) for link in links)
+    block = b"".join(
+        _bytes(2, _bytes(1, link.cid) + _bytes(2, b"") + _number(3, link.total)) for link in links
+    ) + _bytes(1, file)
+    total = len(block) + sum(link.total for link in links)
+    cid = _cid(profile.version, _DAG_PB, hashlib.sha256(block).digest())
+    return _Link(cid, size, total), block
+
+
+class Block(NamedTuple):
+    """A block, and the CID that names it."""
+
+    cid: str
+    data: bytes
+
+
+class Tree:
+    """A file's blocks. A first pass over its bytes, ``pieces``, finds its nodes and CID, and a
+    second one gives the blocks. Kept are the nodes, and each block's length: about 200 bytes for
+    each chunk of the file."""
+
+    def __init__(self, pieces: Iterable[Piece], profile: Profile = UNIXFS_V1_2025) -> None:
+        self._profile = profile
+        self._nodes: dict[bytes, bytes] = {}
+        self._lengths: dict[bytes, int] = {}
+        computing = Cid(profile, self._keep)
+        for piece in pieces:
+            computing.update(piece)
+        self.cid = computing.finish()
+
+    @property
+    def lengths(self) -> Mapping[bytes, int]:
+        """How many bytes each block has, by its CID in bytes."""
+        return self._lengths
+
+    def blocks(self, pieces: Iterable[Piece]) -> Iterator[Block]:
+        """The blocks, each once, the root first and what it links to in order: as a tree is
+        walked in depth. Raises ``ValueError`` where the pieces are of another file than that of
+        the first pass."""
+        chunks = _cut(pieces, self._profile.chunk)
+        waiting, given = [packed(self.cid)], set()
+        while waiting:
+            cid = waiting.pop()
+            if block := self._nodes.get(cid):
+                waiting += (packed(child.cid) for child in reversed(node(block).children))
+            else:
+                block = self._leaf(cid, next(chunks))
+            if cid not in given:
+                given.add(cid)
+                yield Block(text(cid), block)
+        if next(chunks):
+            raise ValueError("The file has grown since it was read first.")
+
+    def _keep(self, cid: bytes, length: int, block: bytes) -> None:
+        self._lengths[cid] = length
+        if block:
+            self._nodes[cid] = block
+
+    def _leaf(self, wanted: bytes, chunk: bytes) -> bytes:
+        if self._profile.raw:
+            block, cid = chunk, _cid(1, _RAW, hashlib.sha256(chunk).digest())
+        else:
+            link, block = _encode(self._profile, [], chunk)
+            cid = link.cid
+        if cid != wanted:
+            raise ValueError("The file has changed since it was read first.")
+        return block
+
+
+def _cut(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
+    """Chunks of so many bytes, the last of fewer, and then empty ones."""
+    chunk = bytearray()
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            taken = view[: size - len(chunk)]
+            chunk += taken
+            view = view[len(taken) :]
+            if len(chunk) == size:
+                yield bytes(chunk)
+                chunk.clear()
+    yield bytes(chunk)
+    while True:
+        yield b""
 
 
 def text(cid: bytes) -> str:
@@ -163,18 +252,24 @@ def parse(cid: str) -> Identifier:
     """A CID that somebody has written: of version 1 in base 32, or of version 0; of bare bytes or
     of DAG-PB; by SHA-256. Raises ``ValueError`` with a sentence for any other text: each of these
     has one way to be written."""
+    return _identifier(packed(cid))
+
+
+def packed(cid: str) -> bytes:
+    """In bytes, a CID that ``parse`` takes. Raises ``ValueError``."""
     if re.fullmatch(rf"Qm[{_BASE58}]{{44}}", cid):
         number = 0
         for digit in cid:
             number = number * 58 + _BASE58.index(digit)
-        packed = number.to_bytes(35).removeprefix(b"\0")
+        encoded = number.to_bytes(35).removeprefix(b"\0")
     elif re.fullmatch("b[a-z2-7]{58}", cid):
-        packed = b32decode(cid[1:].upper() + "======")
+        encoded = b32decode(cid[1:].upper() + "======")
     else:
-        packed = b""
-    if not packed or text(packed) != cid:
+        encoded = b""
+    if not encoded or text(encoded) != cid:
         raise ValueError("That is no CID of version 0, nor one of version 1 in base 32.")
-    return _identifier(packed)
+    _identifier(encoded)
+    return encoded
 
 
 def node(block: bytes) -> Node:
