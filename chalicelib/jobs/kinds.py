@@ -7,6 +7,7 @@ from chalicelib.jobs import (
     Kind,
     collection,
     expiry,
+    healing,
     orphans,
     quotas,
     resolving,
@@ -16,6 +17,7 @@ from chalicelib.jobs import (
 )
 from chalicelib.metadata import resolver_copies
 from chalicelib.metadata.webhooks import DELIVER
+from chalicelib.resolvers.healing import KIND as HEAL
 
 KINDS = (
     Kind("uploads.expire", expiry.uploads, every=5 * MINUTE),
@@ -31,6 +33,10 @@ KINDS = (
     Kind(resolver_copies.IMAGE, resolving.image),
     Kind(resolver_copies.PUT, resolving.put, resolving.TRIES, resolving.FIRST, resolving.MOST),
     Kind(resolver_copies.UNPIN, resolving.unpin, resolving.TRIES, resolving.FIRST, resolving.MOST),
+    Kind(resolver_copies.FILL, resolving.fill),
+    Kind("resolve.check", resolving.check, every=HOUR),
+    Kind("resolve.catch-up", resolving.catch_up, every=6 * HOUR),
     Kind("resolve.release", resolving.release, every=5 * MINUTE),
+    Kind(HEAL, healing.perform),
     Kind("triggers.expire", triggers.expire, every=HOUR),
 )

@@ -12,13 +12,15 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
 from weakref import WeakKeyDictionary
 
 from chalicelib import digests
 from chalicelib.context import Context
-from chalicelib.jobs import HOUR, GiveUp, Job, Later, NotNow, TryAgain
-from chalicelib.metadata import resolver_copies
+from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain
+from chalicelib.metadata import jobs, resolver_copies
 from chalicelib.metadata.database import Transaction
 from chalicelib.resolvers import Resolver, ResolverError, WrongCid
 from chalicelib.resolvers.opening import Resolvers
@@ -32,6 +34,10 @@ TRIES, FIRST, MOST = 200, 5.0, float(HOUR)
 _FIRST_PAUSE, _LAST_PAUSE = 5.0, 300.0
 """Seconds for which a network that is down is left alone: doubled each time."""
 _BATCH = 200
+_CHECK_AGE = float(DAY)
+"""How many seconds a copy is left alone before the network is asked about it again."""
+_CHECK_SECONDS, _CHECK_THREADS = 60.0, 8
+_MEND_AGE = 600.0
 _ERROR_LENGTH = 500
 DERIVED, ROOT = ".derived", ".root"
 """What follows the digest in the names of what is derived of a manifest."""
@@ -106,6 +112,79 @@ def release(context: Context, job: Job) -> None:
 
     while context.database.transaction(work) == _BATCH:
         pass
+
+
+def fill(context: Context, job: Job) -> Later:
+    """Have some manifests of a repository put where they are to be, and let go of where they may
+    not be any more; the next job goes on."""
+    repository, after = int(job.data["repository"]), bytes.fromhex(job.data["after"])
+    found = resolver_copies.manifests_after(context.database, repository, after, _BATCH)
+
+    def later(transaction: Transaction) -> None:
+        if not found:
+            return
+        resolver_copies.want(transaction, repository, found)
+        unwanted = resolver_copies.lock_unwanted(transaction, repository, found)
+        if unwanted:
+            resolver_copies.judge(transaction, unwanted)
+        if len(found) == _BATCH:
+            jobs.add(transaction, job.kind, {**job.data, "after": found[-1].hex()})
+
+    return later
+
+
+def check(context: Context, job: Job) -> None:
+    """Ask the networks whether they keep what they were given, what was asked about longest ago
+    first, and put what they have lost there again."""
+    until = time.monotonic() + _CHECK_SECONDS
+    for name in resolver_copies.unchecked_resolvers(context.database, _CHECK_AGE):
+        resolver = context.resolvers.get(name)
+        if resolver is None:
+            continue
+        try:
+            _circuit(context.resolvers, name).enter(context, resolver)
+            while time.monotonic() < until and _check_some(context, resolver, name) == _BATCH:
+                pass
+        except (NotNow, ResolverError) as error:
+            _log.warning("the copies of %s were not looked at: %s", name, error)
+
+
+def _check_some(context: Context, resolver: Resolver, name: str) -> int:
+    """Ask about some copies; gives how many. Raises ``ResolverError``."""
+    database = context.database
+    found = resolver_copies.unchecked(database, name, _CHECK_AGE, _BATCH)
+
+    def missing(copy: resolver_copies.Kept) -> tuple[bool, bool]:
+        text = digests.unpack(copy.digest)
+        derived = {DERIVED: copy.derived_cid, ROOT: copy.root_cid}
+        return resolver.status(text, copy.cid).state == "missing", any(
+            resolver.status(text + suffix, cid).state == "missing"
+            for suffix, cid in derived.items()
+            if cid is not None
+        )
+
+    with ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="check") as pool:
+        answers = list(zip(found, pool.map(missing, found), strict=True))
+    gone = [copy.digest for copy, (itself, _) in answers if itself]
+    if gone:
+        _log.error("%s has lost %d copies; they are put there again", name, len(gone))
+        resolver_copies.lost(database, name, gone, f"The resolver {name} had lost it.")
+    if outdated := [copy.digest for copy, (_, derived) in answers if derived]:
+        resolver_copies.lost_derived(database, name, outdated)
+    resolver_copies.checked(database, name, [copy.digest for copy in found])
+    return len(found)
+
+
+def catch_up(context: Context, job: Job) -> None:
+    """Mend what was missed: where nothing goes wrong there is nothing to do."""
+    database = context.database
+    resolver_copies.mend(database, _MEND_AGE)
+    found = resolver_copies.incomplete(database)
+    for name, places in groupby(found, lambda place: place[1]):
+        waiting = [digest for digest, _ in places]
+        for start in range(0, len(waiting), _BATCH):
+            resolver_copies.complete(database, name, waiting[start : start + _BATCH])
+    resolver_copies.fill(database)
 
 
 def _let_go(context: Context, name: str, digest: bytes) -> None:

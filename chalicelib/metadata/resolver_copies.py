@@ -356,3 +356,292 @@ def put_off(runner: Runner, resolver: str, seconds: float) -> None:
         resolver=resolver,
         seconds=seconds,
     )
+
+
+def fill(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
+    """Have all manifests of repositories looked at by jobs: put where they are to be now, and let
+    go of at once where they may not be any more; of all that have resolvers, where none are named.
+    Gives how many repositories. For whoever changes what is chosen or who may see a repository, in
+    the same transaction."""
+    which = "resolvers <> '{}'" if repository_ids is None else "id = ANY(CAST(:ids AS bigint[]))"
+    rows = runner.run(
+        f"INSERT INTO jobs (kind, data) SELECT '{FILL}',"
+        f" jsonb_build_object('repository', id, 'after', '') FROM repositories WHERE {which}"
+        " ORDER BY id RETURNING 1",
+        **({} if repository_ids is None else {"ids": list(repository_ids)}),
+    )
+    return len(rows)
+
+
+_CONTENTS = (
+    "(SELECT m.digest FROM manifests m WHERE {0} UNION SELECT f.blob FROM manifest_references f"
+    " JOIN manifests m ON m.repository_id = f.repository_id AND m.digest = f.manifest"
+    " WHERE f.blob IS NOT NULL AND {0})"
+)
+
+
+def lock_unwanted(runner: Runner, repository_id: int, manifests: Sequence[bytes]) -> list[Place]:
+    """Take the copies of manifests of a repository, and of the blobs that they name, that nobody
+    seems to want."""
+    which = "m.repository_id = :repository AND m.digest = ANY(CAST(:manifests AS bytea[]))"
+    rows = runner.run(
+        f"SELECT c.digest, c.resolver FROM resolver_copies c"
+        f" WHERE c.digest IN {_CONTENTS.format(which)} AND c.state <> 'leaving' AND NOT {WANTED}"
+        " ORDER BY c.digest, c.resolver FOR NO KEY UPDATE OF c",
+        repository=repository_id,
+        manifests=list(manifests),
+    )
+    return [(bytes(digest), resolver) for digest, resolver in rows]
+
+
+# What is looked at again now and then.
+
+
+class Kept(NamedTuple):
+    """A copy that a network is asked about."""
+
+    digest: bytes
+    cid: str
+    derived_cid: str | None
+    root_cid: str | None
+
+
+def unchecked_resolvers(runner: Runner, age: float) -> list[str]:
+    """Where there are copies that the network was not asked about for ``age`` seconds."""
+    rows = runner.run(
+        "SELECT DISTINCT resolver FROM resolver_copies"
+        f" WHERE state = 'there' AND checked_at <= now() - {_SECONDS.format('age')} ORDER BY 1",
+        age=age,
+    )
+    return [name for (name,) in rows]
+
+
+def unchecked(runner: Runner, resolver: str, age: float, count: int) -> list[Kept]:
+    """At most ``count`` copies that a network was not asked about for ``age`` seconds, the oldest
+    first."""
+    rows = runner.run(
+        "SELECT digest, cid, derived_cid, root_cid FROM resolver_copies"
+        " WHERE resolver = :resolver AND state = 'there'"
+        f" AND checked_at <= now() - {_SECONDS.format('age')} ORDER BY checked_at LIMIT :count",
+        resolver=resolver,
+        age=age,
+        count=count,
+    )
+    return [Kept(bytes(digest), *row) for digest, *row in rows]
+
+
+def checked(runner: Runner, resolver: str, digests: Sequence[bytes]) -> None:
+    """A network keeps these. What nobody wants, though nobody has noticed, is doubted."""
+    runner.run(
+        "UPDATE resolver_copies c SET checked_at = now(),"
+        f" doubted_since = coalesce(doubted_since, CASE WHEN NOT {WANTED} THEN now() END)"
+        " WHERE digest = ANY(CAST(:digests AS bytea[])) AND resolver = :resolver",
+        resolver=resolver,
+        digests=list(digests),
+    )
+
+
+def lost(runner: Runner, resolver: str, digests: Sequence[bytes], error: str) -> int:
+    """A network does not keep these any more: they are put there again. Gives how many."""
+    rows = runner.run(
+        "WITH lost AS (UPDATE resolver_copies SET state = 'waiting', cid = NULL, error = :error,"
+        " changed_at = clock_timestamp()"
+        " WHERE digest = ANY(CAST(:digests AS bytea[])) AND resolver = :resolver"
+        " AND state = 'there' RETURNING digest, resolver)"
+        f" INSERT INTO jobs (kind, data) SELECT '{PUT}', {_DATA.format('l')} FROM lost l"
+        " RETURNING 1",
+        resolver=resolver,
+        digests=list(digests),
+        error=error,
+    )
+    return len(rows)
+
+
+def lost_derived(runner: Runner, resolver: str, digests: Sequence[bytes]) -> None:
+    """A network does not keep the images any more that were derived of these: they are derived
+    again."""
+    runner.run(
+        "UPDATE resolver_copies SET complete = false, derived_cid = NULL, root_cid = NULL"
+        " WHERE digest = ANY(CAST(:digests AS bytea[])) AND resolver = :resolver",
+        resolver=resolver,
+        digests=list(digests),
+    )
+    complete(runner, resolver, digests)
+
+
+_NO_JOB = (
+    "NOT EXISTS (SELECT FROM jobs j WHERE j.kind = '{0}' AND j.data = " + _DATA.format("c") + ")"
+)
+
+
+def mend(runner: Runner, age: float) -> int:
+    """Write the jobs that are missing for copies that have not changed for ``age`` seconds, as
+    where somebody dropped them; and have the network told again what it could not be told. Gives
+    how many."""
+    rows = runner.run(
+        "WITH old AS (SELECT * FROM resolver_copies"
+        f" WHERE changed_at <= now() - {_SECONDS.format('age')}"
+        f"), again AS (UPDATE jobs SET dead_at = NULL, tries = 0, due_at = now()"
+        f" WHERE kind = '{UNPIN}' AND dead_at IS NOT NULL RETURNING 1"
+        "), made AS (INSERT INTO jobs (kind, data)"
+        f" SELECT '{PUT}', {_DATA.format('c')} FROM old c"
+        f" WHERE state = 'waiting' AND {_NO_JOB.format(PUT)}"
+        f" UNION ALL SELECT '{UNPIN}', {_DATA.format('c')} FROM old c"
+        f" WHERE state = 'leaving' AND {_NO_JOB.format(UNPIN)}"
+        f" UNION ALL SELECT '{DERIVE}', {_DATA.format('c')} FROM old c"
+        " WHERE state = 'there' AND complete AND root_cid IS NULL"
+        f" AND {_NO_JOB.format(DERIVE)} RETURNING 1)"
+        " SELECT FROM again UNION ALL SELECT FROM made",
+        age=age,
+    )
+    return len(rows)
+
+
+def incomplete(runner: Runner) -> list[Place]:
+    """Manifests that networks have and of which no image has been derived."""
+    rows = runner.run(
+        "SELECT c.digest, c.resolver FROM resolver_copies c"
+        " WHERE c.state = 'there' AND NOT c.complete"
+        " AND EXISTS (SELECT FROM manifests m WHERE m.digest = c.digest)"
+        " ORDER BY c.resolver, c.digest"
+    )
+    return [(bytes(digest), resolver) for digest, resolver in rows]
+
+
+# For people.
+
+
+class Total(NamedTuple):
+    """How many copies are in one state at one resolver: ``size`` in bytes, ``failing`` those with
+    an error."""
+
+    resolver: str
+    state: str
+    copies: int
+    size: int
+    failing: int
+
+
+class Failure(NamedTuple):
+    """A copy that is not as it is to be, and why; ``given_up`` where it is not tried again."""
+
+    digest: bytes
+    resolver: str
+    state: str
+    size: int
+    error: str
+    given_up: bool
+
+
+class Tagged(NamedTuple):
+    """What a resolver has of the manifest that a tag points to. ``state`` is None where it is not
+    to be there."""
+
+    tag: str
+    digest: bytes
+    resolver: str
+    state: str
+    cid: str | None
+    derived_cid: str | None
+    root_cid: str | None
+
+
+_GIVEN_UP = (
+    "EXISTS (SELECT FROM jobs j WHERE j.dead_at IS NOT NULL"
+    f" AND j.kind IN ('{PUT}', '{DERIVE}', '{UNPIN}') AND j.data = {_DATA.format('c')})"
+)
+
+
+def _scope(repository_ids: Sequence[int] | None, resolver: str) -> tuple[str, dict[str, Any]]:
+    """A condition on copies ``c``: of some repositories or of all, at one resolver or at all."""
+    conditions, parameters = ["true"], dict[str, Any]()
+    if repository_ids is not None:
+        which = "m.repository_id = ANY(CAST(:ids AS bigint[]))"
+        conditions.append(f"c.digest IN {_CONTENTS.format(which)}")
+        parameters["ids"] = list(repository_ids)
+    if resolver:
+        conditions.append("c.resolver = :resolver")
+        parameters["resolver"] = resolver
+    return " AND ".join(conditions), parameters
+
+
+def totals(
+    runner: Runner, repository_ids: Sequence[int] | None = None, resolver: str = ""
+) -> list[Total]:
+    """How many copies there are of what repositories have, or of all."""
+    scope, parameters = _scope(repository_ids, resolver)
+    rows = runner.run(
+        "SELECT resolver, state, count(*), CAST(sum(size) AS bigint),"
+        f" count(*) FILTER (WHERE error <> '') FROM resolver_copies c WHERE {scope}"
+        " GROUP BY 1, 2 ORDER BY 1, 2 DESC",
+        **parameters,
+    )
+    return [Total(*row) for row in rows]
+
+
+def failures(
+    runner: Runner,
+    repository_ids: Sequence[int] | None = None,
+    resolver: str = "",
+    count: int = 1000,
+) -> list[Failure]:
+    """At most ``count`` copies with an error, those that were given up first."""
+    scope, parameters = _scope(repository_ids, resolver)
+    rows = runner.run(
+        f"SELECT digest, resolver, state, size, error, {_GIVEN_UP} FROM resolver_copies c"
+        f" WHERE error <> '' AND {scope} ORDER BY 6 DESC, 2, 1 LIMIT :count",
+        **parameters,
+        count=count,
+    )
+    return [Failure(bytes(row[0]), *row[1:]) for row in rows]
+
+
+def outstanding(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
+    """How many manifests and repositories there are whose copies are still to be looked for, and
+    images to be derived."""
+    which, parameters = "true", dict[str, Any]()
+    if repository_ids is not None:
+        contents = _CONTENTS.format("m.repository_id = ANY(CAST(:ids AS bigint[]))")
+        which = (
+            "(data -> 'repository' = ANY(SELECT to_jsonb(i) FROM"
+            " unnest(CAST(:ids AS bigint[])) i) OR data ->> 'digest' IN"
+            f" (SELECT encode(d.digest, 'hex') FROM {contents} d))"
+        )
+        parameters["ids"] = list(repository_ids)
+    rows = runner.run(
+        "SELECT count(*) FROM jobs WHERE dead_at IS NULL"
+        f" AND kind IN ('{IMAGE}', '{FILL}', '{DERIVE}') AND {which}",
+        **parameters,
+    )
+    return int(rows[0][0])
+
+
+def tagged(runner: Runner, repository_id: int, resolver: str = "") -> list[Tagged]:
+    """The tags of a repository, each with what every resolver has of its manifest."""
+    rows = runner.run(
+        "SELECT t.name, t.digest, c.resolver, c.state, c.cid, c.derived_cid, c.root_cid"
+        " FROM tags t JOIN resolver_copies c USING (digest) WHERE t.repository_id = :repository"
+        " AND (:resolver = '' OR c.resolver = :resolver) ORDER BY t.name, c.resolver",
+        repository=repository_id,
+        resolver=resolver,
+    )
+    return [Tagged(*row) for row in rows]
+
+
+def retry(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
+    """Have all jobs about copies begin now that wait or were given up, and write those that are
+    missing; gives how many."""
+    scope, parameters = _scope(repository_ids, "")
+    rows = runner.run(
+        f"WITH wanting AS (SELECT digest, resolver, {_DATA.format('c')} AS data"
+        f" FROM resolver_copies c WHERE {scope}"
+        "), again AS (UPDATE jobs j SET due_at = now(), dead_at = NULL, tries = 0, taken = false"
+        f" FROM wanting w WHERE j.kind IN ('{PUT}', '{DERIVE}', '{UNPIN}') AND j.data = w.data"
+        " AND NOT (j.taken AND j.due_at > now()) AND (j.due_at > now() OR j.dead_at IS NOT NULL)"
+        " RETURNING 1"
+        f"), made AS (INSERT INTO jobs (kind, data) SELECT '{PUT}', {_DATA.format('c')}"
+        f" FROM resolver_copies c WHERE state = 'waiting' AND {scope} AND {_NO_JOB.format(PUT)}"
+        " RETURNING 1) SELECT FROM again UNION ALL SELECT FROM made",
+        **parameters,
+    )
+    return len(rows)
