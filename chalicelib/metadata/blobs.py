@@ -35,6 +35,26 @@ def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | N
     return Copy(*rows[0]) if rows else None
 
 
+class Place(NamedTuple):
+    """Where a store has a blob, whoever asks: its size in bytes, its key, and whether a read found
+    no object there."""
+
+    size: int
+    key: str
+    missing: bool
+
+
+def copy(runner: Runner, digest: bytes, store: str) -> Place | None:
+    """Where a blob is, for what is done with it behind repositories."""
+    rows = runner.run(
+        "SELECT size, key, missing FROM blobs JOIN blob_copies USING (digest)"
+        " WHERE digest = :digest AND store = :store",
+        digest=digest,
+        store=store,
+    )
+    return Place(*rows[0]) if rows else None
+
+
 def link(runner: Runner, repository_id: int, digest: bytes) -> None:
     """Let the repository have the blob. Manifests that were admitted without it now hold it.
     (``uploads.commit`` does this too, within its one statement.)"""

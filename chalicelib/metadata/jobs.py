@@ -106,6 +106,25 @@ def add(
     )
 
 
+def add_once(
+    runner: Runner, kind: str, data: Mapping[str, Any], *, subject: str, delay: float = 0
+) -> bool:
+    """Have this done, unless a job of that kind and subject is to be done or runs; gives whether it
+    was added. Two that ask at one moment may both add it."""
+    return bool(
+        runner.run(
+            "INSERT INTO jobs (kind, subject, data, due_at)"
+            f" SELECT :kind, :subject, CAST(:data AS jsonb), now() + {_SECONDS.format('delay')}"
+            " WHERE NOT EXISTS (SELECT FROM jobs"
+            " WHERE kind = :kind AND subject = :subject AND dead_at IS NULL) RETURNING 1",
+            kind=kind,
+            subject=subject,
+            data=json.dumps(data),
+            delay=delay,
+        )
+    )
+
+
 def schedule(runner: Runner, periods: Mapping[str, int]) -> None:
     """Add a job of each kind whose time has come. ``periods`` are in seconds. Any number may do
     this at once; where the job before has not ended, none is added."""

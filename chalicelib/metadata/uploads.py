@@ -235,6 +235,39 @@ def commit(
     return str(rows[0][0]) if rows else None
 
 
+def put_back(
+    runner: Runner,
+    upload: Upload,
+    digest: bytes,
+    size: int,
+    store: str,
+    instead_of: str,
+    key: str,
+) -> bool:
+    """Go to ``committed`` with an object that takes the place of a missing one of an existing blob;
+    False, and nothing done, where the upload has ended or the blob's row is not as it was."""
+    return bool(
+        runner.run(
+            "WITH lost AS ("
+            " SELECT digest FROM blob_copies WHERE digest = :digest AND store = :store"
+            " AND key = :instead_of AND missing FOR UPDATE"
+            "), done AS ("
+            " UPDATE uploads SET state = 'committed', digest = :digest, received = :size"
+            " FROM lost WHERE id = CAST(:id AS uuid) AND state = 'open' AND epoch = :epoch"
+            " RETURNING 1)"
+            " UPDATE blob_copies c SET key = :key, missing = false FROM lost, done"
+            " WHERE c.digest = lost.digest AND c.store = :store RETURNING 1",
+            id=upload.id,
+            epoch=upload.epoch,
+            digest=digest,
+            size=size,
+            store=store,
+            instead_of=instead_of,
+            key=key,
+        )
+    )
+
+
 def cancel(runner: Runner, upload_id: str, repository: str) -> bool:
     """End an upload that is open, or whose bytes turned out not to be its digest's; False where
     there is none."""
