@@ -1,6 +1,7 @@
 """Everyone may do everything: for a registry that only its own machine can reach."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -54,6 +55,7 @@ def _refuse_other_sites(request: Request) -> None:
         )
 
 
+@lru_cache(maxsize=64)  # a fifth of the time that a small read takes in Python
 def _is_ours(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
