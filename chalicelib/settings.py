@@ -136,6 +136,19 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _server(text: str) -> str:
+    """A URL that paths are put behind, with an account perhaps."""
+    _url("http", "https")(text)
+    url = urlsplit(text)
+    try:
+        port = url.port  # raises ValueError
+    except ValueError:
+        raise ValueError("has a port that is none") from None
+    if not url.hostname or port == 0 or url.query or url.fragment:
+        raise ValueError("must be like http://127.0.0.1:5001")
+    return text.rstrip("/")
+
+
 def _secret(text: str) -> str:
     if len(text) < 16:
         raise ValueError("must have 16 characters or more, like those of `openssl rand -hex 32`")
@@ -295,10 +308,11 @@ class Settings:
     )
     ipfs_nodes: tuple[str, ...] = field(
         default=(),
+        repr=False,
         metadata=_told(
-            _list(_url("http", "https")),
-            "URLs of the RPC of IPFS nodes (Kubo, or a cluster's proxy), separated by commas: the"
-            " resolver `ipfs`",
+            _list(_server),
+            "URLs of the RPC of IPFS nodes (Kubo), by commas, with user:password@ where they want"
+            " it: the resolver `ipfs`. All keep the same",
         ),
     )
     ipfs_gateways: tuple[str, ...] = field(
@@ -307,6 +321,18 @@ class Settings:
             _list(_url("http", "https")),
             "URLs of gateways at which clients find what those nodes have, before /ipfs/CID",
         ),
+    )
+    ipfs_pinning_url: str = field(
+        default="",
+        repr=False,
+        metadata=_told(
+            _server,
+            "URL before /pins of a pinning service (or of IPFS Cluster's), asked to keep what those"
+            " nodes have",
+        ),
+    )
+    ipfs_pinning_token: str = field(
+        default="", repr=False, metadata=_told(str, "access token for IPFS_PINNING_URL")
     )
     new_repositories: str = field(
         default="private",
@@ -488,6 +514,11 @@ class Settings:
         if (settings.tls_certificate is None) != (settings.tls_key is None):
             missing = "TLS_KEY" if settings.tls_key is None else "TLS_CERTIFICATE"
             raise SettingsError(PREFIX + missing, "is needed too: TLS takes both")
+        if bool(settings.ipfs_pinning_url) != bool(settings.ipfs_pinning_token):
+            missing = "TOKEN" if settings.ipfs_pinning_url else "URL"
+            raise SettingsError(
+                f"{PREFIX}IPFS_PINNING_{missing}", "is needed too: a pinning service takes both"
+            )
         if settings.upload_expiry < settings.body_timeout:
             raise SettingsError(
                 PREFIX + "UPLOAD_EXPIRY",
@@ -513,8 +544,8 @@ class Settings:
             if isinstance(value, int) and not isinstance(value, bool):
                 text = str(value)
             if isinstance(value, tuple) and not isinstance(value, Address):
-                text = ",".join(value)
-            if text and not each.repr:
+                text = ",".join(value if each.repr else map(_masked, value))
+            elif text and not each.repr:
                 text = _masked(text)
             yield variable(each), text, each.metadata["help"]
 

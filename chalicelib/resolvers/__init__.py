@@ -49,10 +49,11 @@ class Content(Protocol):
 class Status:
     """``there``: kept until it is unpinned. ``coming``: the network was given it and has not said
     its CID yet. ``missing``: it is not kept. ``replicas``: how many nodes keep it, None where the
-    network does not tell."""
+    network does not tell. ``lacking``: how many more should, and would after ``mend``."""
 
     state: Literal["there", "coming", "missing"]
     replicas: int | None = None
+    lacking: int = 0
 
 
 class Resolver(Protocol):
@@ -71,6 +72,10 @@ class Resolver(Protocol):
 
     def status(self, name: str, cid: str) -> Status:
         """Whether the network keeps it."""
+
+    def mend(self, content: Content, cid: str) -> None:
+        """Put content, which had that CID there, where it lacks, and only there. Raises
+        ``ResolverError`` where it still lacks somewhere; ``WrongCid``."""
 
     def block(self, cid: str) -> bytes:
         """One block, at most 2 MiB, as the network gives it: whoever asks checks it. Raises

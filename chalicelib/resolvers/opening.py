@@ -6,6 +6,7 @@ from chalicelib.identity.keys import Keys
 from chalicelib.metadata.database import Database
 from chalicelib.resolvers import Resolver
 from chalicelib.resolvers.kubo import Kubo
+from chalicelib.resolvers.pinning import PinningService
 from chalicelib.settings import Settings
 from chalicelib.storage import ObjectStore
 
@@ -29,10 +30,12 @@ class Resolvers:
         with self._lock:
             if self._own is None:
                 self._own = {}
-                if self._settings.ipfs_nodes:
-                    self._own["ipfs"] = Kubo(
-                        self._settings.ipfs_nodes, self._settings.ipfs_gateways
-                    )
+                settings = self._settings
+                if settings.ipfs_nodes:
+                    url, token = settings.ipfs_pinning_url, settings.ipfs_pinning_token
+                    service = PinningService(url, token) if url else None
+                    ipfs = Kubo(settings.ipfs_nodes, settings.ipfs_gateways, service)
+                    self._own[ipfs.name] = ipfs
             return self._own
 
     def get(self, name: str) -> Resolver | None:

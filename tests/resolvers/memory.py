@@ -46,6 +46,10 @@ class Memory:
         self._reach()
         return Status("there" if cid in self.kept else "missing")
 
+    def mend(self, content: Content, cid: str) -> None:
+        if self.status(content.name, cid).state == "missing":
+            self.put(content)
+
     def block(self, cid: str) -> bytes:
         self._reach()
         if cid not in self.kept:
