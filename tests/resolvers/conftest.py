@@ -1,7 +1,5 @@
 """A registry whose images are resolved to a network in memory."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from chalicelib.context import Context
@@ -12,11 +10,11 @@ __all__ = ["database", "jobs_context", "memory"]
 
 
 @pytest.fixture
-def memory(jobs_context: Context) -> Iterator[Memory]:
+def memory(jobs_context: Context) -> Memory:
     """The network ``memory``, to which all public images go."""
     network = Memory()
     jobs_context.resolvers.own["memory"] = network
     jobs_context.database.run(
         "INSERT INTO resolver_choices (resolvers, chosen_by) VALUES ('{memory}', 'test')"
     )
-    yield network
+    return network
