@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from chalicelib import digests
 from chalicelib.http import Piece
 from chalicelib.resolvers import Content, Resolver, WrongCid
-from chalicelib.resolvers.unixfs import PROFILES, Cid
+from chalicelib.resolvers.unixfs import UNIXFS_V0_2015, UNIXFS_V1_2025, Cid, Profile
 from chalicelib.storage import ObjectStore, StorageError
 
 if TYPE_CHECKING:
@@ -58,31 +58,32 @@ class Stored:
 
 
 class _Hashed:
-    """Content whose digest and CIDs are known once it was read."""
+    """Content whose digest was proved, and whose CID under a profile is known, once it was read."""
 
-    def __init__(self, content: Content, digest: bytes) -> None:
+    def __init__(self, content: Content, digest: bytes, profile: Profile = UNIXFS_V1_2025) -> None:
         self._content = content
         self._digest = digest
+        self._profile = profile
         self.name, self.size, self.key = content.name, content.size, content.key
-        self.cids: set[str] = set()
+        self.cid = ""
 
     def open(self) -> Iterator[Piece]:
-        """Its bytes. Raises ``Corrupt`` before the last of them where they are other ones."""
+        """Its bytes. Raises ``Corrupt`` before the last of them where they are other ones: a
+        network that was given less than it was promised keeps nothing."""
         hashing: Hash = digests.Hash(digests.algorithm(self._digest))
-        computing = [Cid(profile) for profile in PROFILES.values()][:1]
+        computing = Cid(self._profile)
         held: Piece = b""
         for piece in self._content.open():
             if held:
                 yield held
             held = bytes(piece)
             hashing.update(held)
-            for each in computing:
-                each.update(held)
+            computing.update(held)
         if hashing.digest() != self._digest:
             raise Corrupt(
                 f"The bytes of {self.name} in object storage are not those of its digest."
             )
-        self.cids = {each.finish() for each in computing}
+        self.cid = computing.finish()
         yield held
 
 
@@ -91,12 +92,20 @@ def place(resolver: Resolver, content: Content, digest: bytes) -> str:
     network says another one than the content has; ``Corrupt``; ``StorageError``."""
     hashed = _Hashed(content, digest)
     cid = resolver.put(hashed)
-    if not hashed.cids:
+    profile = UNIXFS_V0_2015 if cid.startswith("Qm") else UNIXFS_V1_2025
+    # Where a bucket is itself on the network nothing was read; and some say CIDs of version 0.
+    if not hashed.cid or profile is not UNIXFS_V1_2025:
+        hashed = _Hashed(content, digest, profile)
         for _ in hashed.open():
             pass
-    if cid not in hashed.cids:
+    if cid != hashed.cid:
         raise WrongCid(
             f"The resolver {resolver.name} says that {content.name} has the CID {cid};"
-            f" it has {' or '.join(sorted(hashed.cids))}."
+            f" it has {hashed.cid}."
         )
     return cid
+
+
+def mend(resolver: Resolver, content: Content, digest: bytes, cid: str) -> None:
+    """Put content, which has that CID, where a network lacks it. Raises what ``place`` does."""
+    resolver.mend(_Hashed(content, digest), cid)
