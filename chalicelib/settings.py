@@ -417,8 +417,9 @@ class Settings:
     downloads: str = field(
         default="redirect",
         metadata=_told(
-            _choice("redirect", "stream"),
-            "redirect: send clients to storage where it can presign; stream: never",
+            _choice("redirect", "stream", "gateway", "network"),
+            "redirect: send clients to storage where it can presign; stream: never; gateway: to an"
+            " IPFS gateway where one has the blob; network: send what a network has from there",
         ),
     )
     part_size: int = field(

@@ -21,6 +21,7 @@ from chalicelib.metadata import collection, jobs
 from chalicelib.metadata.collection import BEGINNING
 from chalicelib.metadata.database import Transaction
 from chalicelib.registry import uploads
+from chalicelib.registry.blobs import REDIRECTING
 from chalicelib.storage import StorageError
 
 _log = logging.getLogger(__name__)
@@ -265,7 +266,7 @@ def delete_objects(
 def patience(context: Context) -> float:
     """For how many seconds a client may still hold a URL of an object whose blob is gone."""
     settings = context.settings
-    if settings.downloads != "redirect" or context.store.presign("GET", "0" * 32, 1) is None:
+    if settings.downloads not in REDIRECTING or context.store.presign("GET", "0" * 32, 1) is None:
         return 0.0
     return settings.presign_expiry + _SIGNING
 

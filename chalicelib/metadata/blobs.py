@@ -8,20 +8,31 @@ from chalicelib.metadata.database import Runner
 class Copy(NamedTuple):
     """Where a blob is: its size in bytes and its key in one store, and whether a read found no
     object there. ``unreferenced``: for how many seconds, at most, no manifest of the repository
-    has named it; None where one does. ``refusal``: what to tell because it is blocked."""
+    has named it; None where one does. ``refusal``: what to tell because it is blocked.
+    ``networks``: its CIDs by those resolvers of the repository that have it, None for none."""
 
     size: int
     key: str
     missing: bool
     unreferenced: float | None
     refusal: str | None
+    networks: dict[str, str] | None
+
+
+_NETWORKS = (
+    "CASE WHEN r.resolvers <> '{}' THEN (SELECT jsonb_object_agg(n.resolver, n.cid)"
+    " FROM resolver_copies n WHERE n.digest = l.digest AND n.state = 'there'"
+    " AND n.resolver = ANY(r.resolvers)) END"
+)
+"""An expression. Who has chosen no resolver pays nothing for it."""
 
 
 def find(runner: Runner, repository: str, digest: bytes, store: str) -> Copy | None:
     """A blob, as seen through a repository."""
     rows = runner.run(
         "SELECT b.size, c.key, c.missing,"
-        " CAST(extract(epoch FROM now() - l.unreferenced_since) AS double precision), k.refusal"
+        " CAST(extract(epoch FROM now() - l.unreferenced_since) AS double precision), k.refusal,"
+        f" {_NETWORKS}"
         " FROM repositories r"
         " JOIN repository_blobs l ON l.repository_id = r.id AND l.digest = :digest"
         " JOIN blobs b ON b.digest = l.digest"

@@ -14,6 +14,9 @@ from chalicelib.storage import NoSuchObject
 _log = logging.getLogger(__name__)
 
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{0,99})|-([0-9]{1,99}))", re.IGNORECASE)
+SOURCES = ("storage", "gateway", "network")
+REDIRECTING = ("redirect", "gateway")
+"""Values of ``downloads`` with which clients are sent to storage where it can presign."""
 # A blob's bytes never change; whether this caller may still have them does.
 _IMMUTABLE = ("Cache-Control", "private, max-age=31536000, immutable")
 
@@ -21,6 +24,7 @@ _IMMUTABLE = ("Cache-Control", "private, max-age=31536000, immutable")
 def get(context: Context, request: Request) -> Response:
     """A blob's bytes (end-2): a redirect to storage, or the bytes or a range of them."""
     digest = digests.pack(request.params["digest"])
+    wanted = _source(context, request)
     found = _find(context, request, digest)
     head = request.method == "HEAD"
     etag = f'"{request.params["digest"]}"'
@@ -32,8 +36,8 @@ def get(context: Context, request: Request) -> Response:
     if matches(request.headers.get("If-None-Match"), etag):
         return Response(304, [*headers, _IMMUTABLE])
 
-    if context.settings.downloads == "redirect" and (not head or context.head_by_redirect):
-        url = context.store.presign(request.method, found.key, context.settings.presign_expiry)
+    if not head or context.head_by_redirect:
+        url = _redirect(context, request, digest, found, wanted)
         if url is not None:
             ages = ("Cache-Control", "no-store")
             return Response(307, [("Location", url), *headers, ages])
@@ -51,6 +55,11 @@ def get(context: Context, request: Request) -> Response:
     headers.append(("Content-Length", str(length)))
     if head:
         return Response(status, headers)
+    if found.networks:
+        from chalicelib.registry import networks
+
+        body = networks.open_blob(context, digest, found, start, length, wanted)
+        return Response(status, headers, body)
     try:
         return Response(status, headers, context.store.read(found.key, start, length))
     except NoSuchObject:
@@ -60,12 +69,46 @@ def get(context: Context, request: Request) -> Response:
         raise _unknown(request) from None
 
 
+def _source(context: Context, request: Request) -> str:
+    """Where a blob is to come from, by the request (``source=``) or else by the setting: from
+    ``storage``, from a ``gateway`` by redirect, or through us from a ``network``."""
+    if "source" not in request.query:
+        return {"redirect": "storage", "stream": "storage"}.get(
+            context.settings.downloads, context.settings.downloads
+        )
+    asked = request.query["source"]
+    if asked not in SOURCES:
+        raise RegistryError(
+            f"A blob comes from one of {', '.join(SOURCES)}.",
+            {"source": asked[:100]},
+            code="SOURCE_INVALID",
+        )
+    return asked
+
+
+def _redirect(
+    context: Context, request: Request, digest: bytes, found: blobs.Copy, wanted: str
+) -> str | None:
+    """Where to send a client for a blob, None where it is to be sent the bytes."""
+    if found.networks:
+        from chalicelib.registry import networks
+
+        return networks.redirect(context, request.method, digest, found, wanted)
+    if context.settings.downloads not in REDIRECTING:
+        return None
+    return context.store.presign(request.method, found.key, context.settings.presign_expiry)
+
+
 def _find(context: Context, request: Request, digest: bytes) -> blobs.Copy:
     """A blob of the repository. Raises ``BlobUnknown``, and ``Denied`` where it is blocked."""
     database, repository = context.database, request.params["repository"]
     found = blobs.find(database, repository, digest, context.store.name)
-    if found is None or (found.missing and not _is_back(context, digest, found)):
+    if found is None:
         raise _unknown(request)
+    if found.missing:
+        found = _look_again(context, digest, found)
+        if found.missing and not found.networks:
+            raise _unknown(request)
     blocks.check(found.refusal, digest)
     # Who is told by HEAD that it is here does not push it before the manifest that names it.
     stale = request.method == "HEAD" and is_stale(context, found.unreferenced)
@@ -74,12 +117,19 @@ def _find(context: Context, request: Request, digest: bytes) -> blobs.Copy:
     return found
 
 
-def _is_back(context: Context, digest: bytes, copy: blobs.Copy) -> bool:
-    """Whether an object that was missing is there after all: storage was not what it should be."""
+def _look_again(context: Context, digest: bytes, copy: blobs.Copy) -> blobs.Copy:
+    """What is so of an object that was missing: it may be there after all, where storage was not
+    what it should be. Else it is healed, where a network has it."""
+    if copy.networks:
+        from chalicelib.resolvers import healing
+
+        # Its job looks again too. Nobody waits here for storage, which may be down.
+        healing.ask(context, digest)
+        return copy
     if context.store.size(copy.key) != copy.size:
-        return False
+        return copy
     blobs.mark(context.database, digest, context.store.name, copy.key, missing=False)
-    return True
+    return copy._replace(missing=False)
 
 
 def delete(context: Context, request: Request) -> Response:

@@ -42,6 +42,9 @@ _room = threading.BoundedSemaphore(_AHEAD_OF_ALL)
 _shunned: dict[str, tuple[float, float]] = {}
 """Of sources: until when they come last (on the clock of ``time.monotonic``), and for how long."""
 _NEVER = (0.0, 0.0)
+_PROBED = 10.0
+"""Seconds between two probes of a source."""
+_probed: dict[str, float] = {}
 
 
 class Source(Protocol):
@@ -71,6 +74,15 @@ def fetch(sources: Sequence[Source], cid: str, limit: int) -> bytes:
     if size > limit:
         raise ValueError(f"What {cid} names has {size} bytes, and may have {limit}.")
     return b"".join(read(sources, cid, 0, size))
+
+
+def probe(source: Source, cid: str) -> None:
+    """See whether a source still gives what a CID names, now and then and without waiting: others
+    are sent there."""
+    now = time.monotonic()
+    if now - _probed.get(source.name, -_PROBED) >= _PROBED:
+        _probed[source.name] = now
+        _Asking([source], cid, parse(cid))
 
 
 class _Span(NamedTuple):
@@ -189,7 +201,7 @@ class _Asking:
                 name, answer = self._answers.get(timeout=max(left, 0.001))
             except queue.Empty:
                 for name in self._waiting:
-                    _shun(name, _SHUNNED, "it does not answer in time")
+                    shun(name, _SHUNNED, "it does not answer in time")
                 if not self._ask_next():
                     raise ResolverError(f"No network gave the block {self._cid} in time.") from None
                 continue
@@ -217,34 +229,38 @@ class _Asking:
         try:
             answer = source.block(self._cid)
             if hashlib.sha256(answer).digest() != self._identifier.digest:
-                _shun(source.name, _LIAR_SHUNNED, f"gave other bytes for {self._cid}")
+                shun(source.name, _LIAR_SHUNNED, f"gave other bytes for {self._cid}")
                 answer = ResolverError(f"{source.name} gave other bytes for {self._cid}.")
         except NotThere as error:
             answer = error
         except ResolverError as error:
-            _shun(source.name, _SHUNNED, str(error))
+            shun(source.name, _SHUNNED, str(error))
             answer = error
         except Exception as error:
             _log.exception("%s failed to give a block", source.name)
-            _shun(source.name, _SHUNNED, "it failed")
+            shun(source.name, _SHUNNED, "it failed")
             answer = ResolverError(f"{source.name} failed: {type(error).__name__}.")
         self._answers.put((source.name, answer))
 
 
 def _in_order(sources: Sequence[Source]) -> list[Source]:
     """Sources as they are to be tried: those that failed lately come last."""
-    now = time.monotonic()
-    return sorted(sources, key=lambda source: _shunned.get(source.name, _NEVER)[0] > now)
+    return sorted(sources, key=lambda source: is_shunned(source.name))
 
 
-def _shun(name: str, seconds: float, why: str) -> None:
+def is_shunned(name: str) -> bool:
+    """Whether a source is to come last now."""
+    return _shunned.get(name, _NEVER)[0] > time.monotonic()
+
+
+def shun(name: str, seconds: float, why: str) -> None:
     """Have a source come last: each time for twice as long, if it fails again soon."""
     now = time.monotonic()
     until, before = _shunned.get(name, _NEVER)
     if until > now:
         return
     if now - until < before:
-        seconds = max(seconds, min(2 * before, _LIAR_SHUNNED))
+        seconds = max(seconds, min(2 * before, 8 * seconds))
     _shunned[name] = now + seconds, seconds
     _log.warning("%s comes last for %.0f s: %s", name, seconds, why)
 
