@@ -30,6 +30,7 @@ ROOMS = (
     "chalicelib.registry.webhooks_command",
     "chalicelib.jobs.collection_command",
     "chalicelib.jobs.orphans_command",
+    "chalicelib.jobs.resolving_command",
     "chalicelib.resolvers.command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""

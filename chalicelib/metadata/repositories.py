@@ -117,6 +117,15 @@ def find(runner: Runner, name: str) -> Owned | None:
     return Owned(*rows[0]) if rows else None
 
 
+def ids_of(runner: Runner, namespace: str) -> list[int]:
+    """Of all repositories in a namespace, the first component of their names."""
+    rows = runner.run(
+        "SELECT id FROM repositories WHERE split_part(name, '/', 1) = :namespace ORDER BY id",
+        namespace=namespace,
+    )
+    return [number for (number,) in rows]
+
+
 def hold(runner: Runner, name: str) -> Owned | None:
     """Keep a repository from being changed, and anything from being put into it, until the
     transaction ends; None where there is none."""

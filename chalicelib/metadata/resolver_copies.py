@@ -579,6 +579,34 @@ def totals(
     return [Total(*row) for row in rows]
 
 
+class Progress(NamedTuple):
+    """How many copies are there and how many are waited for, and their bytes; how many of these
+    have failed, and how many are not tried again."""
+
+    there: int
+    there_size: int
+    waiting: int
+    waiting_size: int
+    failing: int
+    given_up: int
+
+
+def progress(runner: Runner, repository_ids: Sequence[int] | None = None) -> Progress:
+    """How far what repositories have, or all, has come."""
+    scope, parameters = _scope(repository_ids, "")
+    waiting = "FILTER (WHERE state = 'waiting')"
+    rows = runner.run(
+        "SELECT count(*) FILTER (WHERE state = 'there'),"
+        " CAST(coalesce(sum(size) FILTER (WHERE state = 'there'), 0) AS bigint),"
+        f" count(*) {waiting}, CAST(coalesce(sum(size) {waiting}, 0) AS bigint),"
+        " count(*) FILTER (WHERE state = 'waiting' AND error <> ''),"
+        f" count(*) FILTER (WHERE state = 'waiting' AND error <> '' AND {_GIVEN_UP})"
+        f" FROM resolver_copies c WHERE {scope}",
+        **parameters,
+    )
+    return Progress(*rows[0])
+
+
 def failures(
     runner: Runner,
     repository_ids: Sequence[int] | None = None,
