@@ -151,8 +151,8 @@ class ObjectStore(Protocol):
 
 def open_store(settings: "Settings") -> ObjectStore:
     """The store that STORAGE_URL names: ``file:///path``, or ``s3://bucket/prefix`` with any of
-    ``endpoint``, ``public_endpoint``, ``region`` and ``path_style`` as parameters; without one,
-    DATA_DIR/blobs. Opens nothing. Raises ``SettingsError``."""
+    ``endpoint``, ``public_endpoint``, ``region``, ``path_style`` and ``filebase`` as parameters;
+    without one, DATA_DIR/blobs. Opens nothing. Raises ``SettingsError``."""
     from chalicelib.settings import SettingsError
 
     try:

@@ -65,6 +65,7 @@ class Client:
     """
 
     def __init__(self, bucket: "Bucket", endpoint: str) -> None:
+        self._service = bucket.service
         config = Config(
             signature_version="s3v4",
             s3={
@@ -89,11 +90,14 @@ class Client:
                 "s3",
                 region_name=bucket.region or None,
                 endpoint_url=endpoint or None,
+                aws_access_key_id=bucket.access_key or None,
+                aws_secret_access_key=bucket.secret_key or None,
                 config=config,
             )
         except BotoCoreError as error:
-            raise _problem(error) from error
+            raise self.problem(error) from error
         self.s3 = cast("S3Client", client)
+        self._pace = _Pace(bucket.rate) if bucket.rate else None
 
     def call(
         self,
@@ -108,10 +112,12 @@ class Client:
         ``StorageError``."""
         began = time.monotonic()
         for attempt in itertools.count(1):
+            if self._pace is not None:
+                self._pace.wait()
             try:
                 answer = method(**parameters)
             except _ERRORS as error:
-                problem = _problem(error)
+                problem = self.problem(error)
                 refused = isinstance(problem, Refused)
                 if refused or attempt == attempts or time.monotonic() - began > PATIENCE:
                     if not (isinstance(problem, Refused) and problem.code in _ROUTINE):
@@ -139,7 +145,37 @@ class Client:
         try:
             return self.s3.generate_presigned_url(operation, Params=name, ExpiresIn=seconds)
         except _ERRORS as error:
-            raise _problem(error) from error
+            raise self.problem(error) from error
+
+    def problem(self, error: Exception) -> StorageError:
+        """What went wrong, as a sentence. It does not repeat what the service or botocore said,
+        where addresses and accounts may be named."""
+        if isinstance(error, ClientError):
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            code = error.response["Error"].get("Code", "")
+            sentence = f"{self._service} answered {error.operation_name} with {status} {code}."
+            if status in _TRANSIENT_STATUSES or code in _TRANSIENT_CODES:
+                return StorageError(sentence)
+            return Refused(sentence, code)
+        name = type(error).__name__
+        if isinstance(error, _TRANSIENT):
+            return StorageError(f"{self._service} is out of reach: {name}.")
+        return Refused(f"{self._service} cannot be asked: {name}.", name)
+
+
+class _Pace:
+    """Lets so many requests a second go, each at its time."""
+
+    def __init__(self, rate: float) -> None:
+        self._interval = 1 / rate
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Wait until it is this request's time."""
+        with self._lock:
+            mine = self._next = max(time.monotonic(), self._next + self._interval)
+        time.sleep(max(0.0, mine - time.monotonic()))
 
 
 class Download:
@@ -161,7 +197,7 @@ class Download:
             except _ERRORS as error:
                 failures += 1
                 if failures == ATTEMPTS:
-                    raise _problem(error) from error
+                    raise self._client.problem(error) from error
                 _log.info("going on at byte %d: %s", self._offset, error)
                 self.close()
                 self._body = self._open()
@@ -193,19 +229,3 @@ class Download:
 
     def _too_short(self) -> StorageError:
         return StorageError(f"The object {self._name['Key']} is shorter than it should be.")
-
-
-def _problem(error: Exception) -> StorageError:
-    """What went wrong, as a sentence. It does not repeat what the service or botocore said, where
-    addresses and accounts may be named."""
-    if isinstance(error, ClientError):
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        code = error.response["Error"].get("Code", "")
-        sentence = f"Object storage answered {error.operation_name} with {status} {code}."
-        if status in _TRANSIENT_STATUSES or code in _TRANSIENT_CODES:
-            return StorageError(sentence)
-        return Refused(sentence, code)
-    name = type(error).__name__
-    if isinstance(error, _TRANSIENT):
-        return StorageError(f"Object storage is out of reach: {name}.")
-    return Refused(f"Object storage cannot be asked: {name}.", name)

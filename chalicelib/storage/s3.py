@@ -14,9 +14,9 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _PAGE = 1000  # how many multipart uploads are listed at once
 _THREADS = 16  # how many parts are on their way at once
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
-_CONTENT: dict[str, Any] = {"ContentType": "application/octet-stream"}
+FILEBASE = "s3.filebase.com"
+"""The host at which Filebase puts on IPFS what it is given."""
 _NO_OBJECT = ("404", "NoSuchKey", "NotFound")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
@@ -40,7 +41,10 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 class Bucket:
     """Where blobs are: a bucket, what its keys begin with, and how it is reached. Without an
     ``endpoint`` it is AWS's; ``public_endpoint`` is where clients reach what the registry reaches
-    at ``endpoint``."""
+    at ``endpoint``. Without an ``access_key`` and its ``secret_key``, credentials come as AWS's
+    tools find them: environment, profile, role. ``service`` is what errors call it; ``rate`` is
+    how many requests a second a process makes at most, 0 for any number. ``filebase``: it is one of
+    Filebase's, which puts on IPFS what is there."""
 
     name: str
     prefix: str = ""
@@ -48,6 +52,11 @@ class Bucket:
     public_endpoint: str = ""
     region: str = ""
     path_style: bool = False
+    access_key: str = field(default="", repr=False)
+    secret_key: str = field(default="", repr=False)
+    service: str = "Object storage"
+    rate: float = 0
+    filebase: bool = False
 
     @classmethod
     def parse(cls, name: str, path: str, parameters: dict[str, str]) -> Self:
@@ -58,26 +67,35 @@ class Bucket:
         if not re.fullmatch(r"[A-Za-z0-9!_.*'()/-]*", prefix) or "//" in prefix:
             raise ValueError(f"has a prefix that cannot be used: {prefix!r}")
         for parameter in parameters:
-            if parameter not in ("endpoint", "public_endpoint", "region", "path_style"):
+            if parameter not in (
+                *("endpoint", "public_endpoint", "region"),
+                *("path_style", "filebase"),
+            ):
                 raise ValueError(
                     f"has an unknown parameter {parameter!r}; those known are endpoint,"
-                    " public_endpoint, region and path_style"
+                    " public_endpoint, region, path_style and filebase"
                 )
         endpoint = _endpoint(parameters, "endpoint")
         region = parameters.get("region", "")
         if not re.fullmatch(r"[a-z0-9-]*", region):
             raise ValueError(f"has a region that cannot be one: {region!r}")
-        style = parameters.get("path_style", str(bool(endpoint))).lower()
-        if style not in ("true", "false"):
-            raise ValueError("has a path_style that is neither true nor false")
+        filebase = urlsplit(endpoint).hostname == FILEBASE
         return cls(
             name=name,
             prefix=prefix and prefix + "/",
             endpoint=endpoint,
             public_endpoint=_endpoint(parameters, "public_endpoint"),
             region=region or ("us-east-1" if endpoint else ""),
-            path_style=style == "true",
+            path_style=_flag(parameters, "path_style", default=bool(endpoint)),
+            filebase=_flag(parameters, "filebase", default=filebase),
         )
+
+
+def _flag(parameters: dict[str, str], name: str, *, default: bool) -> bool:
+    text = parameters.get(name, str(default)).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"has a {name} that is neither true nor false")
+    return text == "true"
 
 
 def _endpoint(parameters: dict[str, str], name: str) -> str:
@@ -112,13 +130,21 @@ class _Process:
 
 
 class S3Store:
-    """``ObjectStore`` in a bucket. Credentials come as AWS's tools find them: environment,
-    profile, role."""
+    """``ObjectStore`` in a bucket. What it puts there has ``metadata``."""
 
     name = "s3"
 
-    def __init__(self, bucket: Bucket, part_size: int, part_memory: int) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        part_size: int,
+        part_memory: int,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self.bucket = bucket
+        self._content: dict[str, Any] = {"ContentType": "application/octet-stream"}
+        if metadata:
+            self._content["Metadata"] = metadata
         self.part_size = part_size
         self._part_memory = part_memory
         self._lock = threading.Lock()
@@ -232,7 +258,7 @@ class S3Store:
             self.client.s3.put_object,
             abandoned=abandoned,
             **self.address(key),
-            **_CONTENT,
+            **self._content,
             Body=b"" if part is None else part,
             ContentLength=0 if part is None else part.size,
         )
@@ -243,7 +269,7 @@ class S3Store:
             self.client.s3.create_multipart_upload,
             abandoned=abandoned,
             **self.address(key),
-            **_CONTENT,
+            **self._content,
         )
         if begun["ResponseMetadata"]["RetryAttempts"]:
             self.end_multiparts(key, but=begun["UploadId"])

@@ -58,6 +58,9 @@ def test_s3() -> None:
         public_endpoint="https://blobs.example.org",
         region="auto",
     )
+    assert not bucket("s3://blobs?endpoint=https://s3.filebase.io").filebase
+    assert bucket("s3://blobs?endpoint=https://s3.filebase.com").filebase
+    assert bucket("s3://blobs?endpoint=http://minio:9000&filebase=true").filebase
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,7 @@ def test_s3() -> None:
         ("s3://bucket?endpoint=http://k:s@minio", "credentials"),
         ("s3://bucket?public_endpoint=ftp://x", "public_endpoint"),
         ("s3://bucket?path_style=maybe", "path_style"),
+        ("s3://bucket?filebase=maybe", "filebase"),
     ],
 )
 def test_wrong(url: str, sentence: str) -> None:
