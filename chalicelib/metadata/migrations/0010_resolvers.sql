@@ -138,3 +138,20 @@ BEGIN
 END $$;
 CREATE TRIGGER blocked_digests_doubt AFTER INSERT OR DELETE ON blocked_digests
     FOR EACH ROW EXECUTE FUNCTION doubt_blocked();
+
+-- The signed index of what networks have, that this database published last, and where its files
+-- are: at resolvers, or in object storage (no place). Without a number it has published none.
+CREATE TABLE published_index (
+    attempt bigint NOT NULL,
+    number bigint,
+    cid text,
+    top text,
+    pages text[]
+);
+CREATE UNIQUE INDEX published_index_only ON published_index ((true));
+CREATE TABLE index_files (
+    place text NOT NULL,
+    cid text NOT NULL,
+    there boolean NOT NULL,
+    PRIMARY KEY (place, cid)
+);
