@@ -23,8 +23,9 @@ from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain
 from chalicelib.metadata import jobs, resolver_copies
 from chalicelib.metadata.database import Transaction
 from chalicelib.resolvers import Resolver, ResolverError, WrongCid
+from chalicelib.resolvers.blocks import fetch
 from chalicelib.resolvers.opening import Resolvers
-from chalicelib.resolvers.placing import Bytes, Corrupt, Stored, place
+from chalicelib.resolvers.placing import Bytes, Corrupt, Stored, mend, place
 from chalicelib.storage import NoSuchObject, StorageError
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _CHECK_AGE = float(DAY)
 """How many seconds a copy is left alone before the network is asked about it again."""
 _CHECK_SECONDS, _CHECK_THREADS = 60.0, 8
 _MEND_AGE = 600.0
+_DERIVED_LIMIT = 512 << 20
+"""Bytes of a derived manifest, the largest that may be set with its URLs."""
 _ERROR_LENGTH = 500
 DERIVED, ROOT = ".derived", ".root"
 """What follows the digest in the names of what is derived of a manifest."""
@@ -156,8 +159,11 @@ def _check_some(context: Context, resolver: Resolver, name: str) -> int:
 
     def missing(copy: resolver_copies.Kept) -> tuple[bool, bool]:
         text = digests.unpack(copy.digest)
+        itself = resolver.status(text, copy.cid)
+        if itself.state == "there" and itself.lacking:
+            _mend(context, resolver, copy)
         derived = {DERIVED: copy.derived_cid, ROOT: copy.root_cid}
-        return resolver.status(text, copy.cid).state == "missing", any(
+        return itself.state == "missing", any(
             resolver.status(text + suffix, cid).state == "missing"
             for suffix, cid in derived.items()
             if cid is not None
@@ -173,6 +179,23 @@ def _check_some(context: Context, resolver: Resolver, name: str) -> int:
         resolver_copies.lost_derived(database, name, outdated)
     resolver_copies.checked(database, name, [copy.digest for copy in found])
     return len(found)
+
+
+def _mend(context: Context, resolver: Resolver, copy: resolver_copies.Kept) -> None:
+    """Put what some nodes of a network keep on those that do not. It is there meanwhile: what
+    cannot be done now is tried with the next check."""
+    found = resolver_copies.find(context.database, copy.digest, resolver.name, context.store.name)
+    if found is None or found.state != "there":
+        return
+    text = digests.unpack(copy.digest)
+    try:
+        mend(resolver, _content(context, copy.digest, found), copy.digest, copy.cid)
+        for suffix, cid in ((DERIVED, copy.derived_cid), (ROOT, copy.root_cid)):
+            if cid is not None:
+                data = fetch([resolver], cid, _DERIVED_LIMIT)
+                resolver.mend(Bytes(text + suffix, data), cid)
+    except (ResolverError, Corrupt, StorageError, ValueError) as error:
+        _log.warning("%s is not on all nodes of %s: %s", text, resolver.name, error)
 
 
 def catch_up(context: Context, job: Job) -> None:

@@ -13,7 +13,8 @@ from chalicelib.resolvers.unixfs import Cid
 @dataclass(eq=False)
 class Memory:
     """Keeps what it is given, by CID. ``down``: it cannot be used; ``refuse``: it says no to what
-    is put; ``lie``: it says another CID. ``before`` is called with the name of what was read to its
+    is put; ``lie``: it says another CID; ``lacking`` are those that it would keep twice, and keeps
+    once. ``before`` is called with the name of what was read to its
     end and is not kept yet."""
 
     name: str = "memory"
@@ -23,6 +24,7 @@ class Memory:
     lie: str = ""
     before: Callable[[str], None] = lambda name: None
     kept: dict[str, bytes] = field(default_factory=dict)
+    lacking: set[str] = field(default_factory=set)
     puts: list[str] = field(default_factory=list)
     unpinned: list[tuple[str, str]] = field(default_factory=list)
     checks: int = 0
@@ -44,11 +46,14 @@ class Memory:
 
     def status(self, name: str, cid: str) -> Status:
         self._reach()
-        return Status("there" if cid in self.kept else "missing")
+        if cid not in self.kept:
+            return Status("missing")
+        return Status("there", lacking=int(cid in self.lacking))
 
     def mend(self, content: Content, cid: str) -> None:
-        if self.status(content.name, cid).state == "missing":
-            self.put(content)
+        self._reach()
+        assert b"".join(map(bytes, content.open())) == self.kept[cid]
+        self.lacking.discard(cid)
 
     def block(self, cid: str) -> bytes:
         self._reach()
