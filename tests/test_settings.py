@@ -91,6 +91,10 @@ def test_values(name: str, text: str, value: object) -> None:
         ("LISTEN", "пример:5000", "neither a name"),
         ("LISTEN", "a" * 64 + ":5000", "neither a name"),
         ("DATA_DIR", "~nosuchuser/x", "home of a user"),
+        ("IPFS_NODES", "http://a:5001,127.0.0.1:5001", "must begin with http"),
+        ("IPFS_NODES", "http://", "must be like"),
+        ("IPFS_NODES", "http://a?b", "must be like"),
+        ("IPFS_NODES", "http://a:99999", "port that is none"),
         ("DATABASE_URL", "mysql://h/d", "must begin with postgresql://"),
         ("STORAGE_URL", "/srv/blobs", "must begin with file:// or s3://"),
         ("PUBLIC_URL", "registry.example.org", "must be a URL"),
@@ -131,12 +135,24 @@ def test_wrong_values(name: str, text: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("SECRET_KEY", "tell"), ("DATABASE_URL", "mysql://user:tell@host/")]
+    ("name", "text"),
+    [
+        ("SECRET_KEY", "tell"),
+        ("DATABASE_URL", "mysql://user:tell@host/"),
+        ("IPFS_NODES", "http://user:tell@host:tell"),
+    ],
 )
 def test_a_wrong_secret_is_not_repeated(name: str, text: str) -> None:
     with pytest.raises(SettingsError) as error:
         of(**{name: text})
     assert "tell" not in str(error.value)
+
+
+def test_a_pinning_service_takes_both() -> None:
+    with pytest.raises(SettingsError, match="OPENREGISTRY_IPFS_PINNING_TOKEN: is needed too"):
+        of(IPFS_PINNING_URL="https://pins.example.org")
+    with pytest.raises(SettingsError, match="OPENREGISTRY_IPFS_PINNING_URL: is needed too"):
+        of(IPFS_PINNING_TOKEN="token")
 
 
 def test_tls_takes_both() -> None:
@@ -190,6 +206,9 @@ def test_secrets_are_masked() -> None:
         SECRET_KEY=SECRET,
         DATABASE_URL=f"postgresql://user:{SECRET}@host:5/d?sslmode=require&password={SECRET}",
         STORAGE_URL=f"s3://bucket?endpoint=http://e&secret_key={SECRET}",
+        IPFS_NODES=f"http://user:{SECRET}@a:5001, https://b/rpc/",
+        IPFS_PINNING_URL=f"https://user:{SECRET}@c",
+        IPFS_PINNING_TOKEN=SECRET,
     )
     assert SECRET not in repr(settings)
     shown = {name: value for name, value, _ in settings.shown()}
@@ -197,6 +216,9 @@ def test_secrets_are_masked() -> None:
     assert shown["OPENREGISTRY_SECRET_KEY"] == "***"
     assert shown["OPENREGISTRY_DATABASE_URL"].startswith("postgresql://user:***@host:5/d?sslmode=")
     assert shown["OPENREGISTRY_STORAGE_URL"].startswith("s3://bucket?endpoint=http://e")
+    assert shown["OPENREGISTRY_IPFS_NODES"] == "http://user:***@a:5001,https://b/rpc"
+    assert shown["OPENREGISTRY_IPFS_PINNING_URL"] == "https://user:***@c"
+    assert shown["OPENREGISTRY_IPFS_PINNING_TOKEN"] == "***"
     assert shown["OPENREGISTRY_LISTEN"] == "127.0.0.1:5000"
     assert shown["OPENREGISTRY_DATABASE_PREPARE"] == "true"
     assert shown["OPENREGISTRY_WORKERS"] == "0"
