@@ -28,6 +28,7 @@ class Memory:
 
     def __init__(self, name: str, blocks: Mapping[str, bytes]) -> None:
         self.name = name
+        self.gateways: tuple[str, ...] = ()
         self.blocks = dict(blocks)
         self.asked: list[str] = []
         self.fault = ""
