@@ -251,6 +251,7 @@ def delete(runner: Runner, account_id: int) -> None:
         "trust_rules",
         "webhooks",
         "triggers",
+        "resolver_choices",
         "grants",
     ):
         runner.run(
@@ -268,6 +269,11 @@ def delete(runner: Runner, account_id: int) -> None:
         ("retention_policies", "namespace_id"),
     ):
         runner.run(f"DELETE FROM {table} WHERE {column} = :id", id=account_id)
+    # Their keys are needed until the networks were told.
+    runner.run(
+        "UPDATE resolvers SET removed_at = now() WHERE account_id = :id AND removed_at IS NULL",
+        id=account_id,
+    )
     runner.run(
         "DELETE FROM repository_renames r USING accounts a"
         " WHERE a.id = :id AND split_part(r.name, '/', 1) = a.name",

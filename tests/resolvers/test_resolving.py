@@ -22,6 +22,9 @@ from tests.client import CoreClient, push_blob, push_image, push_manifest, sha51
 from tests.images import MANIFEST, Content, Image, make_image, make_index
 from tests.resolvers.memory import Memory
 
+RESOLVING = [kind for kind in KINDS if kind.name.startswith("resolve") and kind.every is None]
+"""What is done once it is written."""
+
 
 @pytest.fixture
 def context(jobs_context: Context) -> Context:
@@ -37,8 +40,7 @@ def client(context: Context) -> CoreClient:
 
 def work(context: Context, *kinds: str) -> None:
     """Do the jobs of these kinds that are due; of all that were written where none is named."""
-    named = kinds or (IMAGE, PUT, DERIVE, UNPIN, resolver_copies.FILL)
-    Worker(context, [kind for kind in KINDS if kind.name in named]).drain()
+    Worker(context, [k for k in RESOLVING if not kinds or k.name in kinds]).drain()
 
 
 def perform(context: Context, function: Callable[[Context, Job], object]) -> None:
@@ -449,6 +451,22 @@ def test_what_a_network_has_lost_is_put_there_again(
     assert errors(database) == []
 
 
+def test_what_some_nodes_of_a_network_lack_is_put_there(
+    context: Context, client: CoreClient, database: Database, memory: Memory
+) -> None:
+    image = make_image([10], seed="lacking")
+    push_image(client, "a/b", image)
+    work(context)
+    memory.lacking.update(memory.kept)
+    puts = len(memory.puts)
+    database.run("UPDATE resolver_copies SET checked_at = now() - interval '2 days'")
+    perform(context, resolving.check)
+    assert memory.lacking == set()
+    assert len(memory.puts) == puts
+    assert set(states(database).values()) == {"there"}
+    assert errors(database) == []
+
+
 def test_what_nobody_noticed_is_mended(
     context: Context, client: CoreClient, database: Database, memory: Memory
 ) -> None:
@@ -491,7 +509,6 @@ def test_a_repository_is_looked_through_in_several_jobs(
     work(context)
     assert left(database) == []
     database.run("UPDATE repositories SET resolvers = '{memory}'")
-    assert resolver_copies.fill(database) == 1
     assert resolver_copies.outstanding(database) == 1
     work(context)
     assert kept(memory, *images) == content_of(*images)

@@ -1,16 +1,20 @@
 -- Resolvers: networks on which the content of images lives too, and is found by its CID.
 
--- Resolvers that accounts bring, or that are for all (no account). Keys are sealed with one that is
--- derived from SECRET_KEY. (IPFS nodes of the registry's own are a setting: the resolver `ipfs`.)
+-- Resolvers that accounts bring (ACCOUNT/NAME), or that are for all (no account; NAME). Keys are sealed
+-- with one that is derived from SECRET_KEY. (IPFS nodes of the registry's own are a setting: the
+-- resolver `ipfs`.)
 CREATE TABLE resolvers (
     name text PRIMARY KEY,
-    account_id bigint REFERENCES accounts ON DELETE CASCADE,
+    account_id bigint REFERENCES accounts,
     kind text NOT NULL CHECK (kind IN ('filebase')),
     address jsonb NOT NULL,
     sealed bytea NOT NULL,
     created_by text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- Nobody may choose it any more. The row, which has the keys, goes once all was taken away there.
+    removed_at timestamptz
 );
+CREATE INDEX resolvers_by_account ON resolvers (account_id);
 
 -- Where images go: those of a repository, else of an account, else (both null) all. `insisted`:
 -- private ones too, though whoever knows a CID can fetch what it names.
@@ -78,14 +82,52 @@ $$;
 
 CREATE FUNCTION note_choice() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    choice resolver_choices := choice_for(NEW.id, NEW.name);
+    choice resolver_choices;
 BEGIN
+    -- Waits for choices that are being made: they are seen here, or see this repository.
+    PERFORM pg_advisory_xact_lock_shared(hashtext('resolver_choices'));
+    choice := choice_for(NEW.id, NEW.name);
     NEW.resolvers := coalesce(choice.resolvers, '{}');
     NEW.insisted := coalesce(choice.insisted, false);
     RETURN NEW;
 END $$;
 CREATE TRIGGER repositories_note_choice BEFORE INSERT OR UPDATE OF name ON repositories
     FOR EACH ROW EXECUTE FUNCTION note_choice();
+
+CREATE FUNCTION spread_choice() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    chosen_for resolver_choices := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    ids bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('resolver_choices'));
+    IF chosen_for.repository_id IS NOT NULL THEN
+        ids := ARRAY[chosen_for.repository_id];
+    ELSIF chosen_for.account_id IS NOT NULL THEN
+        ids := ARRAY(SELECT r.id FROM repositories r JOIN accounts a ON a.name = split_part(r.name, '/', 1)
+            WHERE a.id = chosen_for.account_id);
+    ELSE
+        ids := ARRAY(SELECT id FROM repositories);
+    END IF;
+    UPDATE repositories r SET resolvers = coalesce(n.resolvers, '{}'), insisted = coalesce(n.insisted, false)
+        FROM repositories s CROSS JOIN LATERAL choice_for(s.id, s.name) n
+        WHERE s.id = ANY (ids) AND r.id = s.id
+            AND (r.resolvers, r.insisted) IS DISTINCT FROM (coalesce(n.resolvers, '{}'), coalesce(n.insisted, false));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER resolver_choices_spread AFTER INSERT OR UPDATE OR DELETE ON resolver_choices
+    FOR EACH ROW EXECUTE FUNCTION spread_choice();
+
+-- A job looks at all that is there already: it is put where it is to be, and let go of where it may not
+-- be any more.
+CREATE FUNCTION have_filled() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO jobs (kind, data) VALUES ('resolve.fill', jsonb_build_object('repository', NEW.id, 'after', ''));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER repositories_fill AFTER UPDATE OF public, resolvers, insisted, name ON repositories
+    FOR EACH ROW WHEN ((OLD.resolvers <> '{}' OR NEW.resolvers <> '{}')
+        AND (OLD.public, OLD.resolvers, OLD.insisted) IS DISTINCT FROM (NEW.public, NEW.resolvers, NEW.insisted))
+    EXECUTE FUNCTION have_filled();
 
 -- What is pushed is resolved by a job.
 CREATE FUNCTION have_resolved() RETURNS trigger LANGUAGE plpgsql AS $$
