@@ -21,7 +21,8 @@ class Stored(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Record:
     """A manifest to be kept. ``blobs`` and ``children`` are the digests of all that it names,
-    ``subject`` apart; ``artifact_type`` and ``annotations`` are what a list of referrers shows."""
+    ``subject`` apart; ``artifact_type`` and ``annotations`` are what a list of referrers shows.
+    ``encrypted``: all its layers are."""
 
     digest: bytes
     media_type: str
@@ -31,6 +32,7 @@ class Record:
     annotations: dict[str, str]
     blobs: frozenset[bytes]
     children: frozenset[bytes]
+    encrypted: bool = False
 
 
 def by_digest(runner: Runner, repository: str, digest: bytes) -> Stored | None:
@@ -100,7 +102,7 @@ def add(
     """Keep a manifest and its references, of which ``blobs`` and ``children`` are there. One that
     is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest, which
     then holds too what it was admitted without and is there now. Indexes that were admitted without
-    it hold it from now on."""
+    it hold it from now on. An index is encrypted where all that it names is."""
     # References come after the manifest's row (FROM kept): where that is being deleted, the former
     # references may not be gone before. In digest order, so that two pushes lock the rows that they
     # share in the same order.
@@ -110,13 +112,18 @@ def add(
         "WITH kept AS ("
         " INSERT INTO manifests"
         " (repository_id, digest, media_type, artifact_type, subject, payload, annotations,"
-        " had_subject)"
+        " had_subject, encrypted)"
         " VALUES (:repository, :digest, :media_type, :artifact_type, :subject, :payload,"
         " :annotations, EXISTS (SELECT FROM manifests s"
-        " WHERE s.repository_id = :repository AND s.digest = :subject))"
+        " WHERE s.repository_id = :repository AND s.digest = :subject),"
+        " :encrypted OR :index AND NOT EXISTS ("
+        "SELECT FROM unnest(CAST(:digests AS bytea[])) AS u (d) WHERE NOT EXISTS ("
+        "SELECT FROM manifests e WHERE e.repository_id = :repository AND e.digest = u.d"
+        " AND e.encrypted)))"
         " ON CONFLICT (repository_id, digest)"
         " DO UPDATE SET pushed_at = now(), unreferenced_since = clock_timestamp(),"
-        " had_subject = manifests.had_subject OR excluded.had_subject RETURNING 1"
+        " had_subject = manifests.had_subject OR excluded.had_subject,"
+        " encrypted = excluded.encrypted RETURNING 1"
         "), named AS ("
         " INSERT INTO manifest_references AS f"
         " (repository_id, manifest, digest, is_manifest, blob, child)"
@@ -139,6 +146,8 @@ def add(
         subject=record.subject,
         payload=record.payload,
         annotations=json.dumps(record.annotations),
+        encrypted=record.encrypted,
+        index=bool(record.children) and not record.blobs,
         digests=[digest for digest, _, _ in named],
         kinds=[is_manifest for _, is_manifest, _ in named],
         there=[there for _, _, there in named],

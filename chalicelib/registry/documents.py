@@ -27,6 +27,8 @@ _DIGITS = 18  # of an integer that Postgres keeps
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][\w!#$&^.+-]{0,126}/[A-Za-z0-9][\w!#$&^.+-]{0,126}", re.ASCII)
 # What is only shown; some tools write a word.
 _KIND = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+# As ocicrypt names them (github.com/containers/ocicrypt).
+_ENCRYPTED = "+encrypted"
 _FOREIGN = ("application/vnd.docker.image.rootfs.foreign", "nondistributable")
 
 
@@ -41,7 +43,8 @@ class Descriptor:
 @dataclass(slots=True)
 class Document:
     """A manifest, read. ``blobs`` must be in the repository, ``children`` too; ``absent`` are
-    layers that need not be distributed."""
+    layers that need not be distributed. ``encrypted``: there are layers, and the media type of each
+    says that it is encrypted."""
 
     media_type: str
     artifact_type: str = ""
@@ -50,6 +53,7 @@ class Document:
     blobs: list[Descriptor] = field(default_factory=list)
     absent: list[Descriptor] = field(default_factory=list)
     children: list[Descriptor] = field(default_factory=list)
+    encrypted: bool = False
 
 
 def read(payload: bytes, content_type: str) -> Document:
@@ -102,11 +106,14 @@ def _check_shape(top: dict[str, Any], media_type: str) -> None:
 def _read_references(top: dict[str, Any], document: Document) -> None:
     for place, item in _list(top, "manifests"):
         document.children.append(_descriptor(item, place))
+    kinds: list[str] = []
     for name in ("layers", "blobs"):
         for place, item in _list(top, name):
             layer = _descriptor(item, place)
-            foreign = any(word in str(item.get("mediaType", "")) for word in _FOREIGN)
+            kinds.append(str(item.get("mediaType", "")))
+            foreign = any(word in kinds[-1] for word in _FOREIGN)
             (document.absent if foreign else document.blobs).append(layer)
+    document.encrypted = bool(kinds) and all(kind.endswith(_ENCRYPTED) for kind in kinds)
     if top.get("config") is not None:
         document.blobs.append(_descriptor(top["config"], "config"))
     if top.get("subject") is not None:

@@ -92,6 +92,7 @@ def put(context: Context, request: Request) -> Response:
         annotations=document.annotations,
         blobs=_digests([*document.blobs, *document.absent]),
         children=_digests(document.children),
+        encrypted=document.encrypted,
     )
 
     def work(transaction: Transaction) -> list[str]:
