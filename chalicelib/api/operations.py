@@ -52,6 +52,7 @@ NOUNS = (
     "webhooks",
     "pulls",
     "tags",
+    "networks",
     "immutable_tags",
     "retention",
     "quotas",

@@ -9,13 +9,31 @@ from chalicelib.metadata.database import Runner
 
 class Stored(NamedTuple):
     """A manifest as it was pushed. ``unreferenced``: for how many seconds, at most, nothing has
-    named it; None where something does. ``refusal``: what to tell because it is blocked."""
+    named it; None where something does. ``refusal``: what to tell because it is blocked.
+    ``networks``: where it and what it names is on networks of the repository, itself first: digest
+    in hexadecimal, whether that is a manifest's, resolver, CID, and the CID by which an image is
+    pulled or None; None where it is on none."""
 
     digest: bytes
     media_type: str
     payload: bytes
     refusal: str | None
+    networks: list[tuple[str, bool, str, str, str | None]] | None
     unreferenced: float | None = None
+
+
+_NAMED = 100
+"""Of so many that a manifest names it is told at most where they are."""
+_NETWORKS = (
+    "CASE WHEN {resolvers} <> '{{}}' THEN (SELECT jsonb_agg(jsonb_build_array("
+    "encode(d.digest, 'hex'), d.is_manifest, n.resolver, n.cid, n.root_cid)"
+    " ORDER BY d.digest <> m.digest, d.digest, n.resolver) FROM ("
+    "SELECT m.digest, true AS is_manifest UNION ALL (SELECT f.digest, f.is_manifest"
+    " FROM manifest_references f WHERE f.repository_id = m.repository_id"
+    f" AND f.manifest = m.digest LIMIT {_NAMED})) d JOIN resolver_copies n"
+    " ON n.digest = d.digest AND n.state = 'there' AND n.resolver = ANY({resolvers})) END"
+)
+"""An expression. Who has chosen no resolver pays nothing for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +57,7 @@ def by_digest(runner: Runner, repository: str, digest: bytes) -> Stored | None:
     """The manifest of that digest."""
     rows = runner.run(
         "SELECT m.digest, m.media_type, m.payload, k.refusal,"
+        f" {_NETWORKS.format(resolvers='r.resolvers')},"
         " CAST(extract(epoch FROM now() - m.unreferenced_since) AS double precision)"
         " FROM repositories r"
         " JOIN manifests m ON m.repository_id = r.id AND m.digest = :digest"
@@ -54,8 +73,9 @@ def by_tag(runner: Runner, repository: str, tag: str) -> Stored | None:
     """The manifest that a tag points to."""
     # LIMIT has the tag found first: in new tables Postgres would rather try each manifest.
     rows = runner.run(
-        "SELECT m.digest, m.media_type, m.payload, k.refusal FROM ("
-        " SELECT t.repository_id, t.digest FROM repositories r"
+        "SELECT m.digest, m.media_type, m.payload, k.refusal,"
+        f" {_NETWORKS.format(resolvers='t.resolvers')} FROM ("
+        " SELECT t.repository_id, t.digest, r.resolvers FROM repositories r"
         " JOIN tags t ON t.repository_id = r.id AND t.name = :tag"
         " WHERE r.name = :repository LIMIT 1"
         ") t JOIN manifests m USING (repository_id, digest)"

@@ -673,3 +673,35 @@ def retry(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
         **parameters,
     )
     return len(rows)
+
+
+class Named(NamedTuple):
+    """A manifest or what it names, and its copy on the network of one resolver; ``resolver`` and
+    what follows are None where it is on none."""
+
+    digest: bytes
+    is_manifest: bool
+    resolver: str | None
+    size: int | None
+    state: str | None
+    cid: str | None
+    derived_cid: str | None
+    root_cid: str | None
+    changed_at: Any
+
+
+def named(runner: Runner, repository: str, digest: bytes) -> list[Named]:
+    """A manifest of a repository and all that it names, on the networks of that repository."""
+    rows = runner.run(
+        "SELECT d.digest, d.is_manifest, c.resolver, c.size, c.state, c.cid, c.derived_cid,"
+        " c.root_cid, c.changed_at FROM repositories r"
+        " JOIN manifests m ON m.repository_id = r.id AND m.digest = :digest"
+        " CROSS JOIN LATERAL (SELECT m.digest, true AS is_manifest UNION ALL"
+        " SELECT f.digest, f.is_manifest FROM manifest_references f"
+        " WHERE f.repository_id = r.id AND f.manifest = m.digest) d"
+        " LEFT JOIN resolver_copies c ON c.digest = d.digest AND c.resolver = ANY(r.resolvers)"
+        " WHERE r.name = :repository ORDER BY d.digest <> m.digest, d.digest, c.resolver",
+        repository=repository,
+        digest=digest,
+    )
+    return [Named(*row) for row in rows]

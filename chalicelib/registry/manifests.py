@@ -49,6 +49,10 @@ def get(context: Context, request: Request) -> Response:
         ("ETag", etag),
         ("Cache-Control", caching),
     ]
+    if stored.networks:
+        from chalicelib.registry import links
+
+        headers += links.fields(context, repository, stored)
     if matches(request.headers.get("If-None-Match"), etag):
         return Response(304, headers)
     headers += [
