@@ -8,6 +8,7 @@ from chalicelib.jobs import (
     collection,
     expiry,
     healing,
+    indexing,
     orphans,
     quotas,
     resolving,
@@ -38,5 +39,6 @@ KINDS = (
     Kind("resolve.catch-up", resolving.catch_up, every=6 * HOUR),
     Kind("resolve.release", resolving.release, every=5 * MINUTE),
     Kind(HEAL, healing.perform),
+    Kind("index.publish", indexing.perform, every=HOUR),
     Kind("triggers.expire", triggers.expire, every=HOUR),
 )
