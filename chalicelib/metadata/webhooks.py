@@ -55,8 +55,9 @@ class Attempt(NamedTuple):
 
 class Due(NamedTuple):
     """A delivery, with what is needed to make it. ``actor`` is what who caused the event is called
-    now. ``age`` and ``rest`` are in seconds: how long it has waited, and how long its webhook is to
-    be left alone yet. ``secrets`` are sealed, the one in force first."""
+    now. ``enabled``: it is, and its account is not suspended. ``age`` and ``rest`` are in seconds:
+    how long it has waited, and how long its webhook is to be left alone yet. ``secrets`` are
+    sealed, the one in force first."""
 
     id: str
     webhook: str
@@ -89,8 +90,8 @@ def record(
     details: Sequence[Mapping[str, Any]],
 ) -> bool:
     """Have events of a repository delivered to each webhook that wants their kind, of the
-    repository itself or of the account in whose namespace it lies. One statement, whatever their
-    number; False where nobody wants any."""
+    repository itself or of the account in whose namespace it lies; to none while that account is
+    suspended. One statement, whatever their number; False where nobody wants any."""
     return bool(
         runner.run(
             "WITH wanted AS (SELECT w.id, e.kind, e.detail, e.number FROM webhooks w JOIN"
@@ -100,6 +101,8 @@ def record(
             " (w.repository_id = (SELECT id FROM repositories WHERE name = :repository)"
             " OR w.account_id ="
             " (SELECT id FROM accounts WHERE name = split_part(:repository, '/', 1)))"
+            " AND NOT EXISTS (SELECT FROM accounts WHERE name = split_part(:repository, '/', 1)"
+            " AND suspended_at IS NOT NULL)"
             "), kept AS (INSERT INTO webhook_deliveries (id, webhook_id, event)"
             " SELECT gen_random_uuid(), id, jsonb_build_object('kind', kind, 'repository',"
             " CAST(:repository AS text), 'subject', CAST(:subject AS text),"
@@ -320,7 +323,11 @@ def due(runner: Runner, delivery_id: str) -> Due | None:
     rows = runner.run(
         "SELECT CAST(d.id AS text), CAST(w.id AS text), d.state, d.event, d.created_at,"
         " CAST(extract(epoch FROM now() - d.begun_at) AS double precision), s.name,"
-        " w.url, w.format, w.enabled, w.failures,"
+        " w.url, w.format, w.enabled AND coalesce("
+        "(SELECT a.suspended_at FROM accounts a WHERE a.id = w.account_id),"
+        " (SELECT a.suspended_at FROM repositories r JOIN accounts a"
+        " ON a.name = split_part(r.name, '/', 1) WHERE r.id = w.repository_id)) IS NULL,"
+        " w.failures,"
         " CAST(coalesce(extract(epoch FROM w.rests_until - now()), 0) AS double precision),"
         " w.secret, CASE WHEN w.former_until > now() THEN w.former_secret END"
         " FROM webhook_deliveries d JOIN webhooks w ON w.id = d.webhook_id LEFT JOIN accounts s ON"

@@ -20,7 +20,7 @@ from standardwebhooks import WebhookVerificationError
 
 from chalicelib.context import Context
 from chalicelib.hosts import build_context
-from chalicelib.identity import signatures
+from chalicelib.identity import signatures, users
 from chalicelib.identity.keys import SealError
 from chalicelib.jobs import events, kinds, webhooks
 from chalicelib.jobs.worker import THREADS, Worker
@@ -448,6 +448,31 @@ def test_one_webhooks_secret_is_not_anothers(context: Context) -> None:
     for purpose, owner in (("other", hook.id), (webhooks.SEALED_FOR, "other")):
         with pytest.raises(SealError):
             context.keys.unseal(purpose, owner, sealed)
+
+
+def test_those_of_a_suspended_account_are_told_nothing(context: Context, server: Receiver) -> None:
+    database = context.database
+    acme = users.create(
+        database, "acme", "acme@example.org", None, by="operator", email_verified=True
+    )
+    by_repository, by_account = Hook(context, server.origin), Hook(context, server.origin)
+    database.run(
+        "UPDATE webhooks SET repository_id = NULL, account_id = :account"
+        " WHERE id = CAST(:id AS uuid)",
+        account=acme,
+        id=by_account.id,
+    )
+    by_account.push(number=1)
+    users.suspend(database, acme, suspended=True, by="operator")
+    assert not events.record(database, "push", "acme/app", "system", number=2)
+    work(context)
+    for hook in (by_repository, by_account):
+        assert [each.state for each in hook.deliveries()] == ["failed"]
+    assert not server.received
+    users.suspend(database, acme, suspended=False, by="operator")
+    by_account.push(number=3)
+    work(context)
+    assert [json.loads(each.body)["data"]["number"] for each in server.received] == [3, 3]
 
 
 def test_a_ping_is_sent_once_to_one_that_is_disabled(context: Context, server: Receiver) -> None:
