@@ -1,6 +1,7 @@
 """HTTP connections to servers that settings name, kept open between requests. Whatever the server
 does, a request ends in bounded time. Credentials of a URL are sent, and never told."""
 
+import errno
 import select
 import socket
 import threading
@@ -93,7 +94,8 @@ class Server:
         except OSError as error:
             raise ResolverError(f"{self.name} is out of reach: {_told(error)}.") from error
         whole = early = False
-        timer = threading.Timer(seconds, _hang_up, [connection.sock])
+        late = threading.Event()
+        timer = threading.Timer(seconds, _hang_up, [connection.sock, late])
         timer.daemon = True
         try:
             try:
@@ -109,9 +111,11 @@ class Server:
             if len(received) > limit:
                 raise ResolverError(f"{self.name} answered with more than {limit} bytes.")
             if short:
-                raise ResolverError(f"{self.name} broke off in mid-answer.")
+                raise ConnectionResetError(errno.ECONNRESET, "the answer is not whole")
             return Answer(response.status, received)
         except (OSError, HTTPException) as error:
+            if late.is_set() or isinstance(error, TimeoutError):
+                raise ResolverError(f"{self.name} did not answer in time.") from error
             raise ResolverError(f"{self.name} broke off: {_told(error)}.") from error
         finally:
             timer.cancel()
@@ -174,14 +178,13 @@ def _readable(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _hang_up(sock: socket.socket) -> None:
+def _hang_up(sock: socket.socket, late: threading.Event) -> None:
     """End both directions below TLS, which another thread may be using."""
+    late.set()
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _told(error: Exception) -> str:
     """What went wrong, without what was sent."""
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time"
     return str(getattr(error, "strerror", None) or type(error).__name__)
