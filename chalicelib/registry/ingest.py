@@ -1,0 +1,114 @@
+"""Content that comes by another way than a push: restored, imported, or pulled from a network.
+
+It becomes what a push makes of it, by the same rules: a blob once its digest is verified and one
+transaction has linked it; a manifest once all that it names is there. Whether the subject may push
+to the repository is for the caller to ask.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlencode
+
+from chalicelib import digests
+from chalicelib.context import Context
+from chalicelib.digests import Hash
+from chalicelib.http import Headers, Piece, Query, Request, Unavailable
+from chalicelib.identity import Subject
+from chalicelib.metadata import repositories, uploads
+from chalicelib.registry import commit, manifests
+from chalicelib.resolvers.placing import Corrupt
+from chalicelib.storage import StorageError, new_key
+
+
+def add_blob(
+    context: Context,
+    repository: str,
+    digest: bytes,
+    size: int,
+    pieces: Iterable[Piece],
+    subject: Subject,
+) -> None:
+    """Make a blob of a repository of ``size`` bytes. Raises ``Corrupt`` where these are other
+    bytes; ``Denied`` where a quota or a blocked digest forbids it; ``StorageError``; and what the
+    iterator raises."""
+    database, seconds = context.database, context.capabilities.seconds
+    upload_id, key = str(uuid.uuid4()), new_key()
+    uploads.create(database, upload_id, repository, digests.algorithm(digest), seconds)
+    upload = uploads.begin(database, upload_id, repository, 0, key, seconds, digest)
+    if upload is None:
+        raise _ended()
+    request = Request("PUT", "", subject=subject)
+    done = False
+
+    def reserve(count: int) -> int:
+        first = uploads.reserve(database, upload, count, seconds)
+        if first is None:
+            raise _ended()
+        return first
+
+    writer = context.store.writer(None, key, reserve)
+    hashing, renewed = Hash(digests.algorithm(digest)), time.monotonic()
+    try:
+        for piece in pieces:
+            hashing.update(piece)
+            if hashing.length > size:
+                break
+            writer.write([piece])
+            if time.monotonic() - renewed > context.settings.upload_expiry / 4:
+                renewed = time.monotonic()
+                reserve(0)
+        if hashing.length != size or hashing.digest() != digest:
+            raise Corrupt(f"The bytes that came for {digests.unpack(digest)} are other ones.")
+        done = commit.commit(context, request, upload, digest, writer.close(final=True), hashing)
+    finally:
+        if not done:
+            writer.abort()
+            _drop(context, upload_id, repository)
+    if not done:
+        raise _ended()
+
+
+def add_manifest(
+    context: Context,
+    repository: str,
+    digest: bytes,
+    media_type: str,
+    payload: bytes,
+    tags: Sequence[str],
+    subject: Subject,
+) -> None:
+    """Keep a manifest's very bytes under its digest, and tags. Raises what a push is refused
+    with."""
+    text = digests.unpack(digest)
+    request = Request(
+        "PUT",
+        f"/v2/{repository}/manifests/{text}",
+        query=Query(urlencode([("tag", tag) for tag in tags])),
+        headers=Headers([("Content-Type", media_type)]),
+        body=payload,
+        params={"repository": repository, "reference": text},
+        subject=subject,
+    )
+    manifests.put(context, request)
+
+
+def add_repository(context: Context, name: str, subject: Subject) -> int:
+    """The repository's id; it is made as a push makes it where there is none."""
+    new = context.new_repository(subject)
+    return context.database.transaction(
+        lambda transaction: repositories.ensure(transaction, name, new)
+    )
+
+
+def _drop(context: Context, upload_id: str, repository: str) -> None:
+    """Remove what was staged in vain. What cannot be removed now goes when the upload expires."""
+    try:
+        if uploads.cancel(context.database, upload_id, repository):
+            commit.clear(context, upload_id)
+    except (StorageError, Unavailable):
+        pass
+
+
+def _ended() -> StorageError:
+    return StorageError("The blob could not be kept: its upload has ended.")
