@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
-from chalicelib.resolvers import Content, NotThere, ResolverError, Status, car
+from chalicelib.resolvers import Content, NotThere, Resolver, ResolverError, Status, WrongCid, car
 from chalicelib.resolvers.blocks import BLOCK_LIMIT
 from chalicelib.resolvers.connections import Server
 from chalicelib.resolvers.gateways import gateway
@@ -70,7 +70,7 @@ class Address:
         address = cls(**{name: str(value).strip() for name, value in given.items()})
         prefix = address.prefix.strip("/")
         try:
-            Bucket.parse(address.bucket, prefix, {"endpoint": address.endpoint})
+            Bucket.parse(address.bucket, prefix, {})
         except ValueError as error:
             raise ValueError(f"The address {error}.") from None
         for name in ("endpoint", "gateway", "rpc"):
@@ -103,12 +103,18 @@ class Address:
 def _check_url(name: str, text: str, *, needed: bool) -> None:
     if not text and not needed:
         return
-    url = urlsplit(text)
     try:
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        url = urlsplit(text)
+        valid = (
+            url.scheme in ("http", "https")
+            and bool(url.hostname)
+            and url.port != 0
+            and not (url.query or url.fragment or "@" in url.netloc)
+            and re.fullmatch(r"[!-~]+", text) is not None
+        )
     except ValueError:
         valid = False
-    if not valid or url.query or url.fragment or "@" in url.netloc or not text.isascii():
+    if not valid:
         raise ValueError(f"The {name} of an address must be a URL, like https://{FILEBASE}.")
 
 
@@ -117,7 +123,7 @@ class Filebase:
 
     def __init__(self, name: str, address: Address, access_key: str, secret_key: str) -> None:
         self.name = name
-        self.gateways = (address.gateway,) if address.gateway else ()
+        self.gateways: tuple[str, ...] = (address.gateway,) if address.gateway else ()
         self._objects = _Objects(
             S3Store(
                 Bucket(
@@ -150,7 +156,7 @@ class Filebase:
         return self._objects.status(_key(name), cid)
 
     def mend(self, content: Content, cid: str) -> None:
-        """Nothing lacks: Filebase copies what it has by itself."""
+        _mend(self, content, cid)
 
     def block(self, cid: str) -> bytes:
         if self._rpc is None:
@@ -185,7 +191,7 @@ class FilebaseBucket:
     def __init__(
         self, store: S3Store, gateways: Sequence[str], find_key: Callable[[str], str | None]
     ) -> None:
-        self.gateways = tuple(gateways) or (_GATEWAY,)
+        self.gateways: tuple[str, ...] = tuple(gateways) or (_GATEWAY,)
         self._objects = _Objects(store)
         self._find_key = find_key
 
@@ -198,7 +204,7 @@ class FilebaseBucket:
         return self._objects.status(self._find_key(name) or _key(name), cid)
 
     def mend(self, content: Content, cid: str) -> None:
-        """Nothing lacks: Filebase copies what it has by itself."""
+        _mend(self, content, cid)
 
     def block(self, cid: str) -> bytes:
         return _from_gateways(self.gateways, cid)
@@ -364,6 +370,14 @@ def _same(said: str, cid: str) -> bool:
     except ValueError:
         return False
     return (one.raw, one.digest) == (other.raw, other.digest)
+
+
+def _mend(resolver: Resolver, content: Content, cid: str) -> None:
+    """Filebase copies what it has by itself: nothing lacks but what is not there at all."""
+    if not _same(said := resolver.put(content), cid):
+        raise WrongCid(
+            f"The resolver {resolver.name} says {said} of {content.name}, and said {cid}."
+        )
 
 
 def _from_gateways(gateways: Sequence[str], cid: str) -> bytes:

@@ -93,9 +93,9 @@ class _Connection(socketserver.StreamRequestHandler):
         method, target, _ = first.split(" ")
         headers = http.client.parse_headers(self.rfile)
         length = int(headers.get("Content-Length", "0"))
-        operation = _operation(method, target)
-        self.server.seen.append(Seen(operation, length, dict(headers.items())))
-        fault = self.server.fault(operation) or Fault()
+        asked = operation(method, target)
+        self.server.seen.append(Seen(asked, length, dict(headers.items())))
+        fault = self.server.fault(asked) or Fault()
         if fault.reset is not None:
             _read(self.rfile, min(fault.reset, length))
             return self.reset()
@@ -140,7 +140,7 @@ class _Connection(socketserver.StreamRequestHandler):
         return False
 
 
-def _operation(method: str, target: str) -> str:
+def operation(method: str, target: str) -> str:
     """S3's name for a request."""
     path, _, query = target.partition("?")
     if path.count("/") < 2 or path.endswith("/"):
