@@ -334,6 +334,13 @@ class Settings:
     ipfs_pinning_token: str = field(
         default="", repr=False, metadata=_told(str, "access token for IPFS_PINNING_URL")
     )
+    resolver_origins: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_origin),
+            "origins, by commas, that resolvers which people add may have beside Filebase's own",
+        ),
+    )
     new_repositories: str = field(
         default="private",
         metadata=_told(

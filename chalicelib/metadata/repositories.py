@@ -163,8 +163,8 @@ def claim(runner: Runner, name: str) -> None:
 
 def rename(runner: Runner, repository_id: int, before: str, name: str) -> Owned:
     """Give a repository another name; ``before`` leads there from now on. In another namespace it
-    loses what was granted to teams and robots of the former one, its webhooks and triggers, and what
-    was chosen of resolvers. A name that is another's makes this a unique violation."""
+    loses what was granted to teams and robots of the former one, its webhooks and triggers, and
+    what was chosen of resolvers. A name that is another's makes this a unique violation."""
     claim(runner, name)
     runner.run(
         "DELETE FROM grants g USING accounts n WHERE g.repository_id = :id"
