@@ -16,7 +16,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
@@ -192,16 +192,20 @@ class FilebaseBucket:
         self, store: S3Store, gateways: Sequence[str], find_key: Callable[[str], str | None]
     ) -> None:
         self.gateways: tuple[str, ...] = tuple(gateways) or (_GATEWAY,)
-        self._objects = _Objects(store)
+        self._stored = _Objects(store)
+        own = replace(store.bucket, service="Filebase", rate=_RATE)
+        self._objects = _Objects(S3Store(own, _PART, _PART_MEMORY, _IMPORT))
         self._find_key = find_key
 
     def put(self, content: Content) -> str:
         if content.key:
-            return self._objects.cid(content.key)
+            return self._stored.cid(content.key)
         return self._objects.put(_key(content.name), content)
 
     def status(self, name: str, cid: str) -> Status:
-        return self._objects.status(self._find_key(name) or _key(name), cid)
+        if key := self._find_key(name):
+            return self._stored.status(key, cid)
+        return self._objects.status(_key(name), cid)
 
     def mend(self, content: Content, cid: str) -> None:
         _mend(self, content, cid)
