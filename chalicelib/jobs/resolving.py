@@ -22,7 +22,7 @@ from chalicelib.context import Context
 from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain
 from chalicelib.metadata import jobs, resolver_copies
 from chalicelib.metadata.database import Transaction
-from chalicelib.resolvers import Resolver, ResolverError, WrongCid
+from chalicelib.resolvers import Resolver, ResolverError, WrongCid, added, images
 from chalicelib.resolvers.blocks import fetch
 from chalicelib.resolvers.opening import Resolvers
 from chalicelib.resolvers.placing import Bytes, Corrupt, Stored, mend, place
@@ -30,8 +30,9 @@ from chalicelib.storage import NoSuchObject, StorageError
 
 _log = logging.getLogger(__name__)
 
-TRIES, FIRST, MOST = 200, 5.0, float(HOUR)
-"""About a week: a network may be down or full for days."""
+PATIENCE = 200, 5.0, float(HOUR)
+"""How often it is tried, and after how many seconds: for about a week. A network may be full or
+slow for days; while it is down nothing is counted."""
 _FIRST_PAUSE, _LAST_PAUSE = 5.0, 300.0
 """Seconds for which a network that is down is left alone: doubled each time."""
 _BATCH = 200
@@ -42,8 +43,6 @@ _MEND_AGE = 600.0
 _DERIVED_LIMIT = 512 << 20
 """Bytes of a derived manifest, the largest that may be set with its URLs."""
 _ERROR_LENGTH = 500
-DERIVED, ROOT = ".derived", ".root"
-"""What follows the digest in the names of what is derived of a manifest."""
 
 
 def image(context: Context, job: Job) -> Later:
@@ -79,6 +78,29 @@ def put(context: Context, job: Job) -> Later | None:
     return later
 
 
+def derive(context: Context, job: Job) -> Later | None:
+    """Put the image on a network that is derived of a manifest, all of which is there."""
+    name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
+    database = context.database
+    found = resolver_copies.find(database, digest, name, context.store.name)
+    if found is None or found.state != "there":
+        return None
+    with _using(context, name, digest) as resolver:
+        try:
+            derived = images.derive(context, resolver, digest)
+        except LookupError:
+            # It has been deleted: its copy goes too.
+            return None
+    if not resolver_copies.record_derived(database, digest, name, *derived):
+        resolver_copies.take_back(database, digest, name, None, *derived)
+        return None
+
+    def later(transaction: Transaction) -> None:
+        resolver_copies.complete(transaction, name, [digest])
+
+    return later
+
+
 def unpin(context: Context, job: Job) -> Later | None:
     """Have a network keep a copy no longer."""
     name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
@@ -86,7 +108,11 @@ def unpin(context: Context, job: Job) -> Later | None:
     if found is None or found.state != "leaving":
         return None
     text = digests.unpack(digest)
-    cids = {text: found.cid, text + DERIVED: found.derived_cid, text + ROOT: found.root_cid}
+    cids = {
+        text: found.cid,
+        text + images.DERIVED: found.derived_cid,
+        text + images.ROOT: found.root_cid,
+    }
     kept = [(called, cid) for called, cid in cids.items() if cid is not None]
     if kept:
         others = resolver_copies.shared(context.database, digest, name, [cid for _, cid in kept])
@@ -104,7 +130,8 @@ def unpin(context: Context, job: Job) -> Later | None:
 
 
 def release(context: Context, job: Job) -> None:
-    """Let go of what nobody has wanted for as long as the grace is."""
+    """Let go of what nobody has wanted for as long as the grace is, and of resolvers that were
+    removed and have nothing more."""
     age = context.settings.grace
 
     def work(transaction: Transaction) -> int:
@@ -115,6 +142,7 @@ def release(context: Context, job: Job) -> None:
 
     while context.database.transaction(work) == _BATCH:
         pass
+    added.tend(context)
 
 
 def fill(context: Context, job: Job) -> Later:
@@ -162,7 +190,7 @@ def _check_some(context: Context, resolver: Resolver, name: str) -> int:
         itself = resolver.status(text, copy.cid)
         if itself.state == "there" and itself.lacking:
             _mend(context, resolver, copy)
-        derived = {DERIVED: copy.derived_cid, ROOT: copy.root_cid}
+        derived = {images.DERIVED: copy.derived_cid, images.ROOT: copy.root_cid}
         return itself.state == "missing", any(
             resolver.status(text + suffix, cid).state == "missing"
             for suffix, cid in derived.items()
@@ -190,7 +218,7 @@ def _mend(context: Context, resolver: Resolver, copy: resolver_copies.Kept) -> N
     text = digests.unpack(copy.digest)
     try:
         mend(resolver, _content(context, copy.digest, found), copy.digest, copy.cid)
-        for suffix, cid in ((DERIVED, copy.derived_cid), (ROOT, copy.root_cid)):
+        for suffix, cid in ((images.DERIVED, copy.derived_cid), (images.ROOT, copy.root_cid)):
             if cid is not None:
                 data = fetch([resolver], cid, _DERIVED_LIMIT)
                 resolver.mend(Bytes(text + suffix, data), cid)

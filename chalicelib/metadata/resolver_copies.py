@@ -111,6 +111,16 @@ def manifests_after(runner: Runner, repository_id: int, after: bytes, count: int
     return [bytes(digest) for (digest,) in rows]
 
 
+def manifest(runner: Runner, digest: bytes) -> tuple[bytes, str]:
+    """The bytes and the media type of a manifest of any repository. Raises ``LookupError``."""
+    [[payload, media_type]] = runner.run(
+        "SELECT payload, media_type FROM manifests WHERE digest = :digest LIMIT 1", digest=digest
+    ) or [[None, None]]
+    if payload is None:
+        raise LookupError
+    return bytes(payload), media_type
+
+
 class Task(NamedTuple):
     """A copy that something is to be done about. Its bytes are ``payload``, of a manifest, or at
     ``key`` in the store, where ``missing`` says that a read found nothing; neither where they are
