@@ -26,6 +26,7 @@ _PARTS = {
     "member": "The name of a user who belongs to the organisation",
     "passkey": "The id of a passkey",
     "provider": "One of those with whom one can sign in",
+    "reference": "A tag or a digest",
     "repository": "The whole name of a repository; its slashes may be percent-encoded",
     "robot": "The name of a robot, OWNER+NAME",
     "rule": "The id of a rule",

@@ -24,7 +24,7 @@ PARTS = {
     "session": "x", "passkey": "x", "team": "x", "member": "x", "robot": "x", "token": "x",
     "login": "x", "rule": "x", "invitation": "1", "grantee": "bob",
     "webhook": "x", "delivery": "x", "trigger": "x",
-    "tag": "x", "digest": "sha256:" + "0" * 64, "job": "1",
+    "tag": "x", "reference": "x", "digest": "sha256:" + "0" * 64, "job": "1",
 }  # fmt: skip
 
 
