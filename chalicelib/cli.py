@@ -31,6 +31,7 @@ ROOMS = (
     "chalicelib.jobs.collection_command",
     "chalicelib.jobs.orphans_command",
     "chalicelib.jobs.resolving_command",
+    "chalicelib.resolvers.index_command",
     "chalicelib.resolvers.command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chalicelib.cli import CommandError, Commands, add, as_json, group, print_answer
 from chalicelib.jobs.command import opened_database
+from chalicelib.resolvers import index_command
 
 if TYPE_CHECKING:
     from chalicelib.metadata.database import Database
@@ -50,6 +51,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         action="store_true",
         help="end when all is there. Exit status 1: something was given up",
     )
+    index_command.add_to(resolve)
 
 
 def show_status(options: argparse.Namespace) -> int:
