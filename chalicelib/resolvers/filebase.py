@@ -24,7 +24,7 @@ from chalicelib.resolvers import Content, NotThere, Resolver, ResolverError, Sta
 from chalicelib.resolvers.blocks import BLOCK_LIMIT
 from chalicelib.resolvers.connections import Server
 from chalicelib.resolvers.gateways import gateway
-from chalicelib.resolvers.unixfs import Block, Tree, parse
+from chalicelib.resolvers.unixfs import Block, Tree, same
 from chalicelib.storage import Refused, StorageError
 from chalicelib.storage.s3 import FILEBASE, Bucket, S3Store
 
@@ -39,6 +39,8 @@ _GIVEN_UP_SECONDS = 3600.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 3.0
 _RPC_SECONDS = 15.0
 _GATEWAY = "https://ipfs.filebase.io"
+_SERVERS = r"(?:[a-z0-9-]+\.)*filebase\.(?:com|io)|[a-z0-9-]+\.myfilebase\.com"
+"""Hosts of Filebase's own, its customers' gateways among them."""
 _IMPORT = {"import": "car"}
 _NO_OBJECT = ("404", "NoSuchKey", "NotFound")
 
@@ -91,7 +93,7 @@ class Address:
         return all(
             url.scheme == "https"
             and url.port in (None, 443)
-            and re.fullmatch(r"(?:[a-z0-9-]+\.)*filebase\.(?:com|io)", url.hostname or "")
+            and re.fullmatch(_SERVERS, url.hostname or "")
             for url in urls
         )
 
@@ -246,7 +248,7 @@ class _Objects:
         the content cannot be read."""
         found = self._find(key)
         tree = Tree(content.open())
-        if found is not None and found.cid is not None and _same(found.cid, tree.cid):
+        if found is not None and found.cid is not None and same(found.cid, tree.cid):
             return tree.cid
         size = car.length([tree.cid], tree.lengths)
         said = None
@@ -254,7 +256,7 @@ class _Objects:
             said = self._send(key, tree, size, content)
         if said is None:
             said = self.cid(key)
-        return tree.cid if _same(said, tree.cid) else said
+        return tree.cid if same(said, tree.cid) else said
 
     def cid(self, key: str) -> str:
         """The CID of an object that is there, which may come late. Raises ``ResolverError`` where
@@ -277,7 +279,7 @@ class _Objects:
             return Status("missing")
         if found.cid is None:
             return Status("coming")
-        return Status("there" if _same(found.cid, cid) else "missing")
+        return Status("there" if same(found.cid, cid) else "missing")
 
     def delete(self, key: str) -> None:
         """Delete an object, and what was left of attempts to make it."""
@@ -365,20 +367,9 @@ def _key(name: str) -> str:
     return "ipfs." + name.replace(":", "-")
 
 
-def _same(said: str, cid: str) -> bool:
-    """Whether two CIDs, of whichever version, are of one block."""
-    if said == cid:
-        return True
-    try:
-        one, other = parse(said), parse(cid)
-    except ValueError:
-        return False
-    return (one.raw, one.digest) == (other.raw, other.digest)
-
-
 def _mend(resolver: Resolver, content: Content, cid: str) -> None:
     """Filebase copies what it has by itself: nothing lacks but what is not there at all."""
-    if not _same(said := resolver.put(content), cid):
+    if not same(said := resolver.put(content), cid):
         raise WrongCid(
             f"The resolver {resolver.name} says {said} of {content.name}, and said {cid}."
         )

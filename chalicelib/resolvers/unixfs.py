@@ -272,6 +272,16 @@ def packed(cid: str) -> bytes:
     return encoded
 
 
+def same(cid: str, other: str) -> bool:
+    """Whether two CIDs, of whichever version, name one block. What is no CID names none."""
+    if cid == other:
+        return True
+    try:
+        return parse(cid)[1:] == parse(other)[1:]
+    except ValueError:
+        return False
+
+
 def node(block: bytes) -> Node:
     """What a block of DAG-PB holds, which must be a file of UnixFS or a part of one. Raises
     ``ValueError`` with a sentence for anything else, however it is made: blocks come from

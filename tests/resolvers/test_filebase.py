@@ -307,8 +307,13 @@ def store_object(store: S3Store, key: str, data: bytes) -> None:
     store.complete(writer.close(final=True))
 
 
-@pytest.mark.parametrize("profile", [UNIXFS_V1_2025, UNIXFS_V0_2015], ids=lambda each: each.name)
+KUBO_V1 = Profile("kubo-v1", version=1, chunk=256 << 10, width=174, raw=True)
+
+
 @pytest.mark.parametrize("data", [SMALL, content(6 * MIB)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "profile", [UNIXFS_V1_2025, UNIXFS_V0_2015, KUBO_V1], ids=lambda each: each.name
+)
 def test_what_is_stored_is_there_already(
     double: doubles.Filebase, bucket: S3Store, profile: Profile, data: bytes
 ) -> None:
@@ -341,6 +346,21 @@ def test_what_storage_does_not_have_is_put_beside_it(
     resolver.check()
 
 
+def test_what_is_stored_has_another_cid_than_it_should(
+    double: doubles.Filebase, bucket: S3Store
+) -> None:
+    data = content(MIB + 1)
+    store_object(bucket, "2" * 32, data)
+    stored = Stored(named(data).name, len(data), "2" * 32, bucket)
+    resolver = FilebaseBucket(bucket, [], lambda name: None)
+    double.wrong = cid(SMALL)
+    with pytest.raises(WrongCid, match=f"{cid(SMALL)}; it has {cid(data)}"):
+        place(resolver, stored, digests.of(data))
+    # The tree of version 0, by a CID of version 1.
+    double.wrong = text(b"\x01\x70" + packed(cid(data, UNIXFS_V0_2015)))
+    assert place(resolver, stored, digests.of(data)) == double.wrong
+
+
 def test_what_storage_has_lost(double: doubles.Filebase, bucket: S3Store) -> None:
     resolver = FilebaseBucket(bucket, [], lambda name: None)
     with pytest.raises(ResolverError, match="no object"):
@@ -358,7 +378,7 @@ def test_addresses() -> None:
     assert address.prefix == "a/b/"
     assert address.is_public
     assert Address.parse(address.as_json()) == address
-    assert Address.parse({"bucket": "blobs", "gateway": "https://mine.myfilebase.com"}).gateway
+    assert Address.parse({"bucket": "blobs", "gateway": "https://mine.myfilebase.com"}).is_public
 
 
 @pytest.mark.parametrize(
