@@ -203,12 +203,12 @@ def test_what_is_blocked_goes_at_once_and_comes_back(
     assert kept(memory, image) == content_of(image)
 
 
-@pytest.mark.parametrize("until", ["doubted", "leaving", "gone"])
+@pytest.mark.parametrize("stage", ["doubted", "leaving", "gone"])
 def test_a_put_that_ends_too_late_is_taken_back(
-    context: Context, client: CoreClient, database: Database, memory: Memory, until: str
+    context: Context, client: CoreClient, database: Database, memory: Memory, stage: str
 ) -> None:
     """Nobody wants it any more when the network has it: however far that has come."""
-    image = make_image([10], seed=until)
+    image = make_image([10], seed=stage)
     push_image(client, "a/b", image)
     work(context, IMAGE)
     once = threading.Lock()
@@ -217,9 +217,9 @@ def test_a_put_that_ends_too_late_is_taken_back(
         if not once.acquire(blocking=False):
             return
         delete(client, "a/b", image.manifest.digest)
-        if until != "doubted":
+        if stage != "doubted":
             perform(context, resolving.release)
-        if until == "gone":
+        if stage == "gone":
             for _ in until(30):
                 work(context, UNPIN)
                 if not states(database):
