@@ -19,6 +19,7 @@ from chalicelib.metadata.database import Database, Transaction
 from chalicelib.metadata.resolver_copies import DERIVE, IMAGE, PUT, UNPIN
 from chalicelib.resolvers.unixfs import Cid
 from tests.client import CoreClient, push_blob, push_image, push_manifest, sha512
+from tests.hosts.wire import until
 from tests.images import MANIFEST, Content, Image, make_image, make_index
 from tests.resolvers.memory import Memory
 
