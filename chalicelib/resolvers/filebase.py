@@ -41,6 +41,8 @@ _RPC_SECONDS = 15.0
 _GATEWAY = "https://ipfs.filebase.io"
 _SERVERS = r"(?:[a-z0-9-]+\.)*filebase\.(?:com|io)|[a-z0-9-]+\.myfilebase\.com"
 """Hosts of Filebase's own, its customers' gateways among them."""
+_FOLDER = "ipfs"
+"""Where a registry's bucket has what is put there beside the blobs."""
 _IMPORT = {"import": "car"}
 _NO_OBJECT = ("404", "NoSuchKey", "NotFound")
 
@@ -142,7 +144,8 @@ class Filebase:
                 _PART,
                 _PART_MEMORY,
                 _IMPORT,
-            )
+            ),
+            name,
         )
         token = b64encode(f"{access_key}:{secret_key}:{address.bucket}".encode()).decode()
         self._rpc = (
@@ -152,10 +155,10 @@ class Filebase:
         )
 
     def put(self, content: Content) -> str:
-        return self._objects.put(_key(content.name), content)
+        return self._objects.put(content)
 
     def status(self, name: str, cid: str) -> Status:
-        return self._objects.status(_key(name), cid)
+        return self._objects.status(self._objects.key(name), cid)
 
     def mend(self, content: Content, cid: str) -> None:
         _mend(self, content, cid)
@@ -177,7 +180,7 @@ class Filebase:
         raise ResolverError(f"{self._rpc.name} answered {answer.status}. {sentence}".strip())
 
     def unpin(self, name: str, cid: str) -> None:
-        self._objects.delete(_key(name))
+        self._objects.delete(name)
 
     def check(self) -> None:
         self._objects.check()
@@ -194,20 +197,20 @@ class FilebaseBucket:
         self, store: S3Store, gateways: Sequence[str], find_key: Callable[[str], str | None]
     ) -> None:
         self.gateways: tuple[str, ...] = tuple(gateways) or (_GATEWAY,)
-        self._stored = _Objects(store)
+        self._stored = _Objects(store, "")
         own = replace(store.bucket, service="Filebase", rate=_RATE)
-        self._objects = _Objects(S3Store(own, _PART, _PART_MEMORY, _IMPORT))
+        self._objects = _Objects(S3Store(own, _PART, _PART_MEMORY, _IMPORT), _FOLDER)
         self._find_key = find_key
 
     def put(self, content: Content) -> str:
         if content.key:
             return self._stored.cid(content.key)
-        return self._objects.put(_key(content.name), content)
+        return self._objects.put(content)
 
     def status(self, name: str, cid: str) -> Status:
         if key := self._find_key(name):
             return self._stored.status(key, cid)
-        return self._objects.status(_key(name), cid)
+        return self._objects.status(self._objects.key(name), cid)
 
     def mend(self, content: Content, cid: str) -> None:
         _mend(self, content, cid)
@@ -217,7 +220,7 @@ class FilebaseBucket:
 
     def unpin(self, name: str, cid: str) -> None:
         # A blob stays on IPFS as long as it is stored.
-        self._objects.delete(_key(name))
+        self._objects.delete(name)
 
     def check(self) -> None:
         self._objects.check()
@@ -238,14 +241,22 @@ class _Found(NamedTuple):
 
 
 class _Objects:
-    """Objects that are on IPFS."""
+    """Objects that are on IPFS. Those that are made here are in a folder: two resolvers may have
+    one bucket, and neither takes away what the other has put there. No key of a blob in storage has
+    a slash, so that sweeps leave them alone."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: S3Store, folder: str) -> None:
         self._store = store
+        self._folder = folder
 
-    def put(self, key: str, content: Content) -> str:
+    def key(self, name: str) -> str:
+        """The key of content by its name."""
+        return f"{self._folder}/{name.replace(':', '-')}"
+
+    def put(self, content: Content) -> str:
         """Have content there, and give the CID that Filebase says. Raises ``StorageError`` where
         the content cannot be read."""
+        key = self.key(content.name)
         found = self._find(key)
         tree = Tree(content.open())
         if found is not None and found.cid is not None and same(found.cid, tree.cid):
@@ -281,10 +292,10 @@ class _Objects:
             return Status("coming")
         return Status("there" if same(found.cid, cid) else "missing")
 
-    def delete(self, key: str) -> None:
-        """Delete an object, and what was left of attempts to make it."""
+    def delete(self, name: str) -> None:
+        """Delete an object that was made here, and what was left of attempts to make it."""
         with _errors():
-            self._store.discard(key)
+            self._store.discard(self.key(name))
 
     def check(self) -> None:
         with _errors():
@@ -359,12 +370,6 @@ def _errors() -> Iterator[None]:
         raise kind(str(error)) from error
     except StorageError as error:
         raise ResolverError(str(error)) from error
-
-
-def _key(name: str) -> str:
-    """The key of content by its name. No key of a blob in storage has a full stop: sweeps leave
-    alone what has one."""
-    return "ipfs." + name.replace(":", "-")
 
 
 def _mend(resolver: Resolver, content: Content, cid: str) -> None:

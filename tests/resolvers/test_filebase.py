@@ -14,15 +14,22 @@ from typing import ClassVar
 import pytest
 
 from chalicelib import digests
-from chalicelib.resolvers import NotThere, ResolverError, Status, WrongCid, blocks, filebase
+from chalicelib.context import Context
+from chalicelib.jobs import orphans, resolving
+from chalicelib.metadata import resolver_copies
+from chalicelib.resolvers import NotThere, ResolverError, Status, WrongCid, added, blocks, filebase
 from chalicelib.resolvers.filebase import Address, Filebase, FilebaseBucket
+from chalicelib.resolvers.opening import Resolvers
 from chalicelib.resolvers.placing import Bytes, Stored, place
 from chalicelib.resolvers.unixfs import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, Tree, packed, text
 from chalicelib.settings import Settings
 from chalicelib.storage import StorageError, open_store
 from chalicelib.storage.s3 import S3Store
+from tests.client import CoreClient, push_image
 from tests.contract.stores import aws_credentials, content
+from tests.images import Image, make_image
 from tests.resolvers.doubles import filebase as doubles
+from tests.resolvers.test_resolving import delete, let_go, perform, states, work
 from tests.servers import S3
 from tests.storage.faults import Fault, FaultyProxy
 
@@ -232,7 +239,7 @@ def test_keys_that_are_wrong(double: doubles.Filebase, make: Make, s3_server: S3
 def test_unfinished_uploads_are_swept(double: doubles.Filebase, make: Make, s3_server: S3) -> None:
     resolver = make()
     store: S3Store = resolver._objects._store
-    key = filebase._key(named(LARGE).name)
+    key = resolver._objects.key(named(LARGE).name)
 
     def begin() -> None:
         store.begin_multipart(key, threading.Event())
@@ -259,6 +266,16 @@ class _Unreadable(Bytes):
         if self.reads > 1:
             raise StorageError("It is gone.")
         yield self.data[8 * MIB + 5 :]
+
+
+def test_two_resolvers_in_one_bucket(double: doubles.Filebase, make: Make, s3_server: S3) -> None:
+    one = make(prefix="shared")
+    address = Address(s3_server.bucket, "shared/", *[double.url] * 3)
+    other = Filebase("else/mine", address, s3_server.access_key, s3_server.secret_key)
+    assert put(one, SMALL) == put(other, SMALL) == cid(SMALL)
+    other.unpin(named(SMALL).name, cid(SMALL))
+    assert one.status(named(SMALL).name, cid(SMALL)) == Status("there")
+    assert everything(one, cid(SMALL), len(SMALL)) == SMALL
 
 
 def test_content_that_cannot_be_read_to_its_end(double: doubles.Filebase, make: Make) -> None:
@@ -418,3 +435,90 @@ def test_wrong_addresses(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="address") as caught:
         Address.parse(wrong)
     assert "secret" not in str(caught.value)
+
+
+# Images.
+
+
+@pytest.fixture
+def context(jobs_context: Context, double: doubles.Filebase) -> Context:
+    """New repositories are public. The double is a server that people may add."""
+    settings = replace(
+        jobs_context.settings,
+        new_repositories="public",
+        grace=0,
+        resolver_origins=(double.url,),
+        ipfs_gateways=(double.url,),
+    )
+    context = replace(jobs_context, settings=settings)
+    return replace(
+        context,
+        resolvers=Resolvers(settings, context.database, context.keys, context.store),
+    )
+
+
+def choose(context: Context, resolver: str) -> None:
+    context.database.run(
+        "INSERT INTO resolver_choices (resolvers, chosen_by)"
+        " VALUES (CAST(:names AS text[]), 'test')",
+        names=[resolver],
+    )
+
+
+def is_whole(context: Context, resolver: str, *images: Image) -> None:
+    """That a network has all of these, by what the database says and by its blocks."""
+    network = context.resolvers.get(resolver)
+    assert network is not None
+    for image in images:
+        for each in (*image.blobs, image.manifest):
+            [copy] = resolver_copies.there(context.database, [digests.pack(each.digest)])
+            assert copy.resolver == resolver
+            found = b"".join(blocks.read([network], copy.cid or "", 0, copy.size))
+            assert found == each.data
+
+
+def test_images_on_a_bucket_that_somebody_added(
+    context: Context, double: doubles.Filebase, s3_server: S3
+) -> None:
+    servers = {"endpoint": double.url, "gateway": double.url, "rpc": double.url}
+    address = {"bucket": s3_server.bucket, "prefix": f"filebase{next(_prefixes)}", **servers}
+    keys = s3_server.access_key, s3_server.secret_key
+    added.add(context, None, "ours", address, *keys, by="test")
+    assert added.check(context, "ours") == ""
+    choose(context, "ours")
+    image = make_image([100, 9 * MIB], seed="filebase")
+    push_image(CoreClient(context), "a/b", image, "latest")
+    work(context)
+    is_whole(context, "ours", image)
+    delete(CoreClient(context), "a/b", image.manifest.digest)
+    let_go(context)
+    assert double.objects == {}
+
+
+def test_images_of_a_registry_whose_storage_is_filebase(
+    context: Context, double: doubles.Filebase, bucket: S3Store
+) -> None:
+    context = replace(
+        context,
+        store=bucket,
+        resolvers=Resolvers(context.settings, context.database, context.keys, bucket),
+    )
+    choose(context, "bucket")
+    double.profile, double.lag = UNIXFS_V0_2015, 0.2
+    image = make_image([100, 6 * MIB], seed="bucket")
+    client = CoreClient(context)
+    push_image(client, "a/b", image, "latest")
+    parts = double.operations["UploadPart"]
+    blobs = {key for key, _, _ in bucket.list()}
+    assert len(blobs) == 3
+    work(context)
+    is_whole(context, "bucket", image)
+    assert double.operations["UploadPart"] == parts
+    assert {key for key, _, _ in bucket.list()} == blobs
+    assert orphans.run(context, dry_run=True, force=False).unknown == 0
+    perform(context, resolving.check)
+    assert set(states(context.database).values()) == {"there"}
+    delete(client, "a/b", image.manifest.digest)
+    let_go(context)
+    # What was put beside the blobs is gone; they are there until they are collected.
+    assert len(double.objects) == len(blobs)
