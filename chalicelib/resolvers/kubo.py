@@ -35,6 +35,8 @@ _SHUNNED, _LONGEST_SHUNNED = 15.0, 120.0
 """For how many seconds a node that failed is asked last: twice as long each time that it fails
 again."""
 _BLOCK_LIMIT, _ANSWER_LIMIT = 2 << 20, 8 << 20
+_ORIGINS = 20
+"""How many addresses a pinning service takes, at most."""
 _PIECES = 8
 """How many pieces of content wait for each node, at most."""
 
@@ -149,12 +151,13 @@ class Kubo:
         found = ""
         for node in self._in_order():
             try:
-                keys = json.loads(node.ask("key/list", {"l": "true", "ipns-base": "base36"}))
-                known = {each["Name"]: str(each["Id"]) for each in keys["Keys"]}
-                if key not in known:
+                answer = node.ask("key/list", {"l": "true", "ipns-base": "base36"})
+                known = [each for each in _field(answer, "Keys") if each["Name"] == key]
+                if known:
+                    found = str(known[0]["Id"])
+                else:
                     answer = node.send(target, iter([body]), len(body), boundary, _SECONDS)
-                    known[key] = str(json.loads(answer)["Id"])
-                found = known[key]
+                    found = str(_field(answer, "Id"))
             except ResolverError as failure:
                 error = failure
         if not found:
@@ -176,7 +179,7 @@ class Kubo:
         }
         answers = self._all("name/publish", arguments, _NAME_SECONDS)
         for answer in _taken(answers).values():
-            return str(json.loads(answer)["Name"])
+            return str(_field(answer, "Name"))
         raise _failure(answers.values())
 
     def resolve(self, name: str) -> str:
@@ -185,7 +188,7 @@ class Kubo:
         arguments = {"arg": f"/ipns/{name}", "nocache": "true", "timeout": f"{_NAME_SECONDS:.0f}s"}
         found = self._first("name/resolve", arguments, _NAME_SECONDS + _SECONDS, _ANSWER_LIMIT)
         if isinstance(found, bytes):
-            return str(json.loads(found)["Path"]).removeprefix("/ipfs/")
+            return str(_field(found, "Path")).removeprefix("/ipfs/")
         raise found
 
     def _up(self) -> list["_Node"]:
@@ -249,11 +252,10 @@ class Kubo:
         origins: list[str] = []
         for node in keeping:
             try:
-                found = json.loads(node.ask("id", {}))["Addresses"] or []
+                origins += _field(node.ask("id", {}), "Addresses") or []
             except ResolverError:
                 continue
-            origins += [each for each in map(str, found) if "/ip4/127." not in each]
-        for address in service.pin(cid, name, origins[:20]):
+        for address in service.pin(cid, name, list(dict.fromkeys(origins))[:_ORIGINS]):
             for node in keeping:
                 try:
                     node.ask("swarm/connect", {"arg": address})
@@ -322,6 +324,14 @@ class _Node:
 
 _RPC = "/api/v0/"
 _NOT_THERE = ("not pinned", "not found", "could not find", "could not resolve", "deadline exceeded")
+
+
+def _field(answer: bytes, name: str) -> Any:
+    """What an answer says. Raises ``ResolverError``."""
+    try:
+        return json.loads(answer)[name]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResolverError("An IPFS node answered with something else than it should.") from error
 
 
 def _target(command: str, arguments: Mapping[str, Any]) -> str:
