@@ -85,10 +85,15 @@ def open_database(settings: "Settings") -> "Database":
 
 
 @contextmanager
-def opened_database(settings: "Settings") -> "Iterator[Database]":
+def opened_database(settings: "Settings | None" = None) -> "Iterator[Database]":
     """The registry's database for a command, with all migrations: the one that DATABASE_URL names,
-    or the embedded one, which is started where no registry runs it. Raises ``CommandError``."""
-    with ExitStack() as stack:
+    or the embedded one, which is started where no registry runs it. ``settings`` are the
+    environment's unless given. What is refused within becomes the command's error. Raises
+    ``CommandError`` and ``SettingsError``."""
+    from chalicelib.settings import Settings
+
+    settings = settings or Settings.from_environment()
+    with _refusals(), ExitStack() as stack:
         database = open_database(_with_database(settings, stack))
         stack.callback(database.close)
         _check_migrations(database)
@@ -96,20 +101,34 @@ def opened_database(settings: "Settings") -> "Iterator[Database]":
 
 
 @contextmanager
-def opened_context(settings: "Settings") -> "Iterator[Context]":
-    """What functions are given, for a command; see ``opened_database``. Raises ``CommandError`` and
-    ``SettingsError``."""
-    from chalicelib.settings import secret_key
+def opened_context() -> "Iterator[Context]":
+    """What functions are given, for a command; see ``opened_database``."""
+    from chalicelib.settings import Settings, secret_key
 
+    settings = Settings.from_environment()
     # Before there is a URL of our own Postgres, which would look like a setting.
     settings = replace(settings, access=check_access(settings))
     check_folders(settings)
     settings = replace(settings, secret_key=secret_key(settings))
-    with ExitStack() as stack:
+    with _refusals(), ExitStack() as stack:
         context = build_context(_with_database(settings, stack))
         stack.callback(context.database.close)
         _check_migrations(context.database)
         yield context
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Have what is refused be a command's error."""
+    from chalicelib.cli import CommandError
+    from chalicelib.http import RegistryError
+    from chalicelib.identity.users import Refused
+    from chalicelib.storage import StorageError
+
+    try:
+        yield
+    except (Refused, RegistryError, StorageError) as error:
+        raise CommandError(str(error)) from error
 
 
 def _with_database(settings: "Settings", stack: ExitStack) -> "Settings":

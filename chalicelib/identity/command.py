@@ -7,11 +7,10 @@ They work on the database, beside a registry that runs or without one.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
 from chalicelib.cli import CommandError, Commands, add, as_json, group, print_answer, whole
+from chalicelib.hosts import opened_database
 from chalicelib.identity.users import OPERATOR
 from chalicelib.metadata.database import Database
 from chalicelib.settings import Settings
@@ -133,7 +132,7 @@ def add_user(options: argparse.Namespace) -> int:
     from chalicelib.identity import users
 
     password = _password() if options.password_stdin else None
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         account = users.create(
             database,
             options.name,
@@ -151,7 +150,7 @@ def list_users(options: argparse.Namespace) -> int:
     """List accounts."""
     from chalicelib.metadata import accounts
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         found = accounts.listed(database)
     if options.json:
         keys = ("id", "kind", "name", "email", "administrator", "suspended")
@@ -169,7 +168,7 @@ def set_password(options: argparse.Namespace) -> int:
     from chalicelib.identity import users
 
     password = _password()
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         account = _account(database, options.name)
         users.change_password(database, account, password, by=OPERATOR)
     print_answer(
@@ -182,7 +181,7 @@ def suspend_user(options: argparse.Namespace) -> int:
     """Suspend an account, or let it again."""
     from chalicelib.identity import users
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         account = _account(database, options.name)
         users.suspend(database, account, suspended=not options.undo, by=OPERATOR)
     done = "may act again" if options.undo else "is suspended"
@@ -195,7 +194,8 @@ def invite_user(options: argparse.Namespace) -> int:
     from chalicelib.identity import emails
     from chalicelib.mail import MailError, open_mailer
 
-    with _opened() as (database, settings):
+    settings = Settings.from_environment()
+    with opened_database(settings) as database:
         if settings.sign_up == "closed":
             raise CommandError("OPENREGISTRY_SIGN_UP is closed: openregistry user add")
         try:
@@ -215,7 +215,7 @@ def set_administrator(options: argparse.Namespace) -> int:
     """Let a user administer the registry, or no longer."""
     from chalicelib.identity import users
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         account = _account(database, options.name)
         users.set_administrator(database, account, administrator=not options.undo, by=OPERATOR)
     done = "is no administrator any more" if options.undo else "is an administrator"
@@ -229,7 +229,7 @@ def delete_user(options: argparse.Namespace) -> int:
     """Delete an account."""
     from chalicelib.identity import users
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         account = _account(database, options.name)
         users.delete(database, account, by=OPERATOR)
     print_answer(options, {"id": account}, f"{options.name} is deleted")
@@ -240,7 +240,7 @@ def add_organisation(options: argparse.Namespace) -> int:
     """Make an organisation."""
     from chalicelib.identity import organisations
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         owner = _account(database, options.owner, "user") if options.owner else None
         account = organisations.create(database, options.name, owner, by=OPERATOR)
     print_answer(options, {"id": account, "name": options.name}, f"{options.name} is there")
@@ -251,7 +251,7 @@ def set_member(options: argparse.Namespace) -> int:
     """Make a user a member or an owner of an organisation, or take one out."""
     from chalicelib.identity import organisations
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         organisation = _account(database, options.organisation, "organisation")
         user = _account(database, options.user, "user")
         if options.remove:
@@ -273,7 +273,7 @@ def add_robot(options: argparse.Namespace) -> int:
     owner, plus, name = options.name.partition("+")
     if not plus:
         raise CommandError(f"{options.name!r} is no robot's name: write OWNER+NAME")
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         owner_id = _account(database, owner)
         robot = robots.create(database, owner_id, owner, name, options.role, by=OPERATOR)
     print_answer(options, {"id": robot, "name": options.name}, f"{options.name} is there")
@@ -293,7 +293,8 @@ def create_token(options: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     if not wanted:
         raise CommandError("a token without a scope is good for nothing")
-    with _opened() as (database, settings):
+    settings = Settings.from_environment()
+    with opened_database(settings) as database:
         keys = Keys(secret_key(settings), settings.old_secret_key)
         account = _account(database, options.user, "user", "robot")
         created = access_tokens.make(
@@ -307,7 +308,7 @@ def list_tokens(options: argparse.Namespace) -> int:
     """List access tokens."""
     from chalicelib.metadata import access_tokens
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         found = access_tokens.listed(database, _account(database, options.user), "", 10_000)
     if options.json:
         print(as_json([row._asdict() for row in found]))
@@ -328,7 +329,7 @@ def revoke_token(options: argparse.Namespace) -> int:
         token_id = str(uuid.UUID(options.id))
     except ValueError:
         raise CommandError(f"{options.id!r} is not the id of a token") from None
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         if not access_tokens.revoke(database, token_id, by=OPERATOR):
             raise CommandError(f"there is no token {token_id} that still holds")
     print_answer(options, {"id": token_id, "revoked": True}, f"{token_id} is revoked")
@@ -341,7 +342,8 @@ def add_trust_rule(options: argparse.Namespace) -> int:
     from chalicelib.outbound import Outbound
 
     claims = dict(each.partition("=")[::2] for each in options.claim)
-    with _opened() as (database, settings):
+    settings = Settings.from_environment()
+    with opened_database(settings) as database:
         audience = options.audience or settings.public_url
         if not audience:
             raise CommandError("say --audience, or set OPENREGISTRY_PUBLIC_URL")
@@ -364,7 +366,7 @@ def list_trust_rules(options: argparse.Namespace) -> int:
     """List trust rules."""
     from chalicelib.metadata import trust
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         found = trust.listed(database, _account(database, options.account), "", 10_000)
     if options.json:
         print(as_json([rule._asdict() for rule in found]))
@@ -380,7 +382,7 @@ def remove_trust_rule(options: argparse.Namespace) -> int:
     from chalicelib.identity import trust
     from chalicelib.metadata import trust as rows
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         rule = rows.find(database, _account(database, options.account), options.id)
         if rule is None or not trust.remove(database, rule, by=OPERATOR):
             raise CommandError(f"{options.account} has no trust rule {options.id!r}")
@@ -392,7 +394,7 @@ def list_repositories(options: argparse.Namespace) -> int:
     """List repositories."""
     from chalicelib.metadata import repositories
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         found = repositories.everything(database)
     shown = [(name, "public" if public else "private") for name, public in found]
     if options.json:
@@ -409,7 +411,7 @@ def show_pulls(options: argparse.Namespace) -> int:
     from chalicelib.metadata import pulls
 
     tags: list[pulls.Counted] = []
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         total = pulls.of_repository(database, options.name)
         if total is None:
             raise CommandError(f"there is no repository {options.name}")
@@ -434,7 +436,7 @@ def rename_repository(options: argparse.Namespace) -> int:
     """Give a repository another name."""
     from chalicelib.identity import repositories
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         repositories.rename(database, options.name, options.to, by=OPERATOR)
     answer = {"name": options.to, "former_name": options.name}
     print_answer(options, answer, f"{options.name} is called {options.to} now")
@@ -445,7 +447,7 @@ def delete_repository(options: argparse.Namespace) -> int:
     """Delete a repository."""
     from chalicelib.identity import repositories
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         repositories.delete(database, options.name, by=OPERATOR)
     print_answer(options, {"name": options.name, "deleted": True}, f"{options.name} is deleted")
     return 0
@@ -456,7 +458,7 @@ def set_visibility(options: argparse.Namespace) -> int:
     from chalicelib.identity import repositories
 
     public = options.visibility == "public"
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         repositories.change(database, options.name, public=public, description=None, by=OPERATOR)
     answer = {"name": options.name, "visibility": options.visibility}
     print_answer(options, answer, f"{options.name} is {options.visibility}")
@@ -467,7 +469,7 @@ def show_audit(options: argparse.Namespace) -> int:
     """Show the audit log."""
     from chalicelib.metadata import audit
 
-    with _opened() as (database, _settings):
+    with opened_database() as database:
         account = _account(database, options.account) if options.account else None
         found = audit.page(database, options.limit, account=account)
     if options.json:
@@ -480,23 +482,6 @@ def show_audit(options: argparse.Namespace) -> int:
                 f" {entry.by or entry.subject or '-'}  {entry.name or ''}  {detail}"
             )
     return 0
-
-
-@contextmanager
-def _opened() -> Iterator[tuple[Database, Settings]]:
-    """The registry's database, and its settings. What is refused becomes the command's error."""
-    from chalicelib.hosts import opened_database
-    from chalicelib.http import RegistryError
-    from chalicelib.identity.users import Refused
-
-    settings = Settings.from_environment()
-    try:
-        with opened_database(settings) as database:
-            yield database, settings
-    except (Refused, RegistryError) as error:
-        raise CommandError(str(error)) from error
-    except UnicodeEncodeError:
-        raise CommandError("what was written is not UTF-8") from None
 
 
 def _account(database: Database, name: str, *kinds: str) -> int:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from chalicelib.cli import CommandError, Commands
+from chalicelib.hosts import opened_context
 from chalicelib.jobs import DAY
-from chalicelib.jobs.command import opened_context
 
 if TYPE_CHECKING:
     from chalicelib.jobs.collection import Removed

@@ -7,18 +7,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from chalicelib.cli import ID, CommandError, Commands, add, as_json, group, print_answer
-from chalicelib.http import RegistryError
-from chalicelib.settings import Settings
+from chalicelib.hosts import opened_context, opened_database
 
 if TYPE_CHECKING:
-    from chalicelib.context import Context
     from chalicelib.jobs.worker import Worker
-    from chalicelib.metadata.database import Database
 
 STATES = ("waiting", "running", "dead")
 _LISTED = 1000
@@ -176,28 +171,3 @@ def drop_job(options: argparse.Namespace) -> int:
             raise CommandError(f"there is no job {options.id} that waits or was given up")
     print_answer(options, {"id": options.id, "dropped": True}, f"{options.id} is dropped")
     return 0
-
-
-@contextmanager
-def opened_context() -> "Iterator[Context]":
-    """What functions are given. What is refused becomes the command's error."""
-    from chalicelib import hosts
-    from chalicelib.storage import StorageError
-
-    try:
-        with hosts.opened_context(Settings.from_environment()) as context:
-            yield context
-    except (RegistryError, StorageError) as error:
-        raise CommandError(str(error)) from error
-
-
-@contextmanager
-def opened_database() -> "Iterator[Database]":
-    """The registry's database. What is refused becomes the command's error."""
-    from chalicelib import hosts
-
-    try:
-        with hosts.opened_database(Settings.from_environment()) as database:
-            yield database
-    except RegistryError as error:
-        raise CommandError(str(error)) from error

@@ -28,8 +28,8 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def sweep(options: argparse.Namespace) -> int:
     """Sweep the store."""
+    from chalicelib.hosts import opened_context
     from chalicelib.jobs import GiveUp, orphans
-    from chalicelib.jobs.command import opened_context
 
     with opened_context() as context:
         try:

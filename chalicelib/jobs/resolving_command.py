@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from chalicelib.cli import CommandError, Commands, add, as_json, group, print_answer
-from chalicelib.jobs.command import opened_database
+from chalicelib.hosts import opened_database
 from chalicelib.resolvers import index_command
 
 if TYPE_CHECKING:

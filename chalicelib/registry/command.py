@@ -3,15 +3,13 @@ have."""
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chalicelib.cli import CommandError, Commands, add, as_json, group, print_answer, whole
-from chalicelib.settings import Settings, parse_size
+from chalicelib.hosts import opened_database
+from chalicelib.settings import parse_size
 
 if TYPE_CHECKING:
-    from chalicelib.metadata.database import Database
     from chalicelib.metadata.quotas import Quota
 
 
@@ -66,7 +64,7 @@ def set_quota(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(f"--bytes: {error}") from None
     namespace = DEFAULT if options.default else options.account
-    with _opened() as database:
+    with opened_database() as database:
         found = quotas.put(database, namespace, size, options.repositories, by=OPERATOR)
     print_answer(options, _told(found), _line(found))
     return 0
@@ -76,7 +74,7 @@ def show_quota(options: argparse.Namespace) -> int:
     """Show what an account may use and uses."""
     from chalicelib.metadata import quotas
 
-    with _opened() as database:
+    with opened_database() as database:
         found = quotas.find(database, options.account)
     print_answer(options, _told(found), _line(found))
     return 0
@@ -89,7 +87,7 @@ def unset_quota(options: argparse.Namespace) -> int:
     from chalicelib.registry import quotas
 
     namespace = DEFAULT if options.default else options.account
-    with _opened() as database:
+    with opened_database() as database:
         if not quotas.remove(database, namespace, by=OPERATOR):
             raise CommandError(f"{_name(namespace)} has no quota of its own")
     answer = {"account": namespace or None, "unset": True}
@@ -101,7 +99,7 @@ def list_quotas(options: argparse.Namespace) -> int:
     """List quotas."""
     from chalicelib.metadata import quotas
 
-    with _opened() as database:
+    with opened_database() as database:
         size, repositories = quotas.default(database)
         found = quotas.listed(database)
     if options.json:
@@ -121,7 +119,7 @@ def add_block(options: argparse.Namespace) -> int:
     from chalicelib.metadata import blocks as rows
     from chalicelib.registry import blocks
 
-    with _opened() as database:
+    with opened_database() as database:
         digest = digests.pack(options.digest)
         blocks.add(database, digest, options.reason, public=options.public, by=OPERATOR)
         holders = rows.holders(database, digest)
@@ -136,7 +134,7 @@ def list_blocks(options: argparse.Namespace) -> int:
     from chalicelib import digests
     from chalicelib.metadata import blocks
 
-    with _opened() as database:
+    with opened_database() as database:
         found = blocks.listed(database)
     if options.json:
         shown = [{**each._asdict(), "digest": digests.unpack(each.digest)} for each in found]
@@ -155,26 +153,12 @@ def remove_block(options: argparse.Namespace) -> int:
     from chalicelib.identity.users import OPERATOR
     from chalicelib.registry import blocks
 
-    with _opened() as database:
+    with opened_database() as database:
         if not blocks.remove(database, digests.pack(options.digest), by=OPERATOR):
             raise CommandError(f"{options.digest} is not blocked")
     answer = {"digest": options.digest, "blocked": False}
     print_answer(options, answer, f"{options.digest} is blocked no longer")
     return 0
-
-
-@contextmanager
-def _opened() -> "Iterator[Database]":
-    """The registry's database. What is refused becomes the command's error."""
-    from chalicelib.hosts import opened_database
-    from chalicelib.http import RegistryError
-    from chalicelib.identity.users import Refused
-
-    try:
-        with opened_database(Settings.from_environment()) as database:
-            yield database
-    except (Refused, RegistryError) as error:
-        raise CommandError(str(error)) from error
 
 
 def _told(quota: "Quota") -> dict[str, Any]:

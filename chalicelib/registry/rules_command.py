@@ -2,8 +2,6 @@
 and which are kept."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chalicelib.cli import (
@@ -17,7 +15,8 @@ from chalicelib.cli import (
     print_answer,
     whole,
 )
-from chalicelib.settings import Settings, parse_seconds
+from chalicelib.hosts import opened_context, opened_database
+from chalicelib.settings import parse_seconds
 
 if TYPE_CHECKING:
     from chalicelib.jobs.retention import Report, Verdict
@@ -100,7 +99,7 @@ def show_history(options: argparse.Namespace) -> int:
     from chalicelib import digests
     from chalicelib.registry import tag_history
 
-    with _opened() as database:
+    with opened_database() as database:
         found = tag_history.page(database, options.repository, options.tag, None, options.limit)
     moves = [
         {
@@ -131,7 +130,7 @@ def restore_tag(options: argparse.Namespace) -> int:
     from chalicelib.identity.users import OPERATOR
     from chalicelib.registry import tag_history
 
-    with _opened() as database:
+    with opened_database() as database:
         wanted = None if options.digest is None else digests.pack(options.digest)
         done = tag_history.restore(database, options.repository, options.tag, wanted, by=OPERATOR)
     digest = digests.unpack(done.digest)
@@ -146,7 +145,7 @@ def add_rule(options: argparse.Namespace) -> int:
     from chalicelib.identity.users import OPERATOR
     from chalicelib.registry import immutable_tags
 
-    with _opened() as database:
+    with opened_database() as database:
         place, account = _place(database, options)
         rule = immutable_tags.create(
             database, place, account, options.pattern, options.exceptions, by=OPERATOR
@@ -161,7 +160,7 @@ def list_rules(options: argparse.Namespace) -> int:
     from chalicelib.metadata import immutable_tags
     from chalicelib.registry.immutable_tags import MOST_RULES
 
-    with _opened() as database:
+    with opened_database() as database:
         place, _ = _place(database, options)
         found = immutable_tags.listed(database, place, 0, MOST_RULES)
     if options.json:
@@ -178,7 +177,7 @@ def remove_rule(options: argparse.Namespace) -> int:
     from chalicelib.identity.users import OPERATOR
     from chalicelib.registry import immutable_tags
 
-    with _opened() as database:
+    with opened_database() as database:
         place, account = _place(database, options)
         if not immutable_tags.remove(database, place, account, options.id, by=OPERATOR):
             raise CommandError(f"there is no rule {options.id} here")
@@ -192,7 +191,7 @@ def set_policy(options: argparse.Namespace) -> int:
     from chalicelib.jobs import retention
 
     policy = _policy(options)
-    with _opened() as database:
+    with opened_database() as database:
         place, account = _place(database, options)
         retention.set_policy(database, place, account, policy, by=OPERATOR)
     print_answer(options, policy._asdict(), _told(policy))
@@ -203,7 +202,7 @@ def show_policy(options: argparse.Namespace) -> int:
     """Show what is kept: of a repository without a policy of its own, by its account's."""
     from chalicelib.metadata import retention
 
-    with _opened() as database:
+    with opened_database() as database:
         place, _ = _place(database, options)
         if place.repository is None:
             policy = retention.find(database, place)
@@ -221,7 +220,7 @@ def unset_policy(options: argparse.Namespace) -> int:
     from chalicelib.identity.users import OPERATOR
     from chalicelib.jobs import retention
 
-    with _opened() as database:
+    with opened_database() as database:
         place, account = _place(database, options)
         if not retention.remove_policy(database, place, account, by=OPERATOR):
             raise CommandError("there is no policy to take away")
@@ -232,14 +231,13 @@ def unset_policy(options: argparse.Namespace) -> int:
 def run_retention(options: argparse.Namespace) -> int:
     """Remove what is not kept, or tell what would be."""
     from chalicelib.jobs import retention
-    from chalicelib.jobs.command import opened_context
     from chalicelib.metadata.retention import repositories
 
     given = any(getattr(options, name) is not None for name in _RULES)
     if given and not (options.dry_run and options.repository):
         raise CommandError("rules can be tried with --dry-run and --repository; see retention set")
     policy = _policy(options) if given else None
-    with _refusals(), opened_context() as context:
+    with opened_context() as context:
         if policy is not None:
             retention.check(policy)
         if options.repository:
@@ -362,26 +360,6 @@ def _place(database: "Database", options: argparse.Namespace) -> "tuple[Place, i
     if account is None or account.kind == "robot":
         raise CommandError(f"there is no user and no organisation {options.account!r}")
     return Place(namespace=account.id), account.id
-
-
-@contextmanager
-def _opened() -> "Iterator[Database]":
-    """The registry's database. What is refused becomes the command's error."""
-    from chalicelib.hosts import opened_database
-
-    with _refusals(), opened_database(Settings.from_environment()) as database:
-        yield database
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    from chalicelib.http import RegistryError
-    from chalicelib.identity.users import Refused
-
-    try:
-        yield
-    except (Refused, RegistryError) as error:
-        raise CommandError(str(error)) from error
 
 
 _NEVER = -1

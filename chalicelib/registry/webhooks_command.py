@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chalicelib.cli import CommandError, Commands, add, as_json, group, placed
-from chalicelib.settings import Settings
+from chalicelib.hosts import opened_context
 
 if TYPE_CHECKING:
     from chalicelib.context import Context
@@ -217,29 +217,21 @@ def remove_trigger(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _opened(options: argparse.Namespace) -> "Iterator[tuple[Context, Place]]":
-    """What functions are given, and what the command is about. What is refused becomes the
-    command's error."""
-    from chalicelib.hosts import opened_context
-    from chalicelib.http import RegistryError
-    from chalicelib.identity.users import Refused
+    """What functions are given, and what the command is about."""
     from chalicelib.metadata import accounts, repositories
     from chalicelib.metadata.grants import Place
-    from chalicelib.storage import StorageError
 
-    try:
-        with opened_context(Settings.from_environment()) as context:
-            if options.repository is not None:
-                repository = repositories.find(context.database, options.repository)
-                if repository is None:
-                    raise CommandError(f"there is no repository {options.repository}")
-                yield context, Place(repository=repository.id)
-                return
-            account = accounts.by_name(context.database, options.account)
-            if account is None or account.kind == "robot":
-                raise CommandError(f"there is no user and no organisation {options.account}")
-            yield context, Place(namespace=account.id)
-    except (Refused, RegistryError, StorageError) as error:
-        raise CommandError(str(error)) from error
+    with opened_context() as context:
+        if options.repository is not None:
+            repository = repositories.find(context.database, options.repository)
+            if repository is None:
+                raise CommandError(f"there is no repository {options.repository}")
+            yield context, Place(repository=repository.id)
+            return
+        account = accounts.by_name(context.database, options.account)
+        if account is None or account.kind == "robot":
+            raise CommandError(f"there is no user and no organisation {options.account}")
+        yield context, Place(namespace=account.id)
 
 
 def _switch(options: argparse.Namespace, *, enabled: bool) -> int:

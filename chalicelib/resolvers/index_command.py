@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from chalicelib.cli import FAILED, CommandError, Commands, add, as_json, group, print_answer
-from chalicelib.jobs.command import opened_context
+from chalicelib.hosts import opened_context
 
 if TYPE_CHECKING:
     from chalicelib.context import Context

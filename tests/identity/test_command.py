@@ -232,7 +232,6 @@ TOKEN = "5b0c6a0e-7d35-4f86-8a3c-6f7d3f1c9b6e"
         (("user", "password", "nobody"), "no account 'nobody'"),
         (("user", "suspend", "nobody"), "no account 'nobody'"),
         (("user", "delete", "nobody"), "no account 'nobody'"),
-        (("user", "delete", b"\xff"), "not UTF-8"),
         (("org", "add", "x", "--owner", "nobody"), "no user 'nobody'"),
         (("org", "add", "x/y"), "lower-case"),
         (("org", "member", "nobody", "nobody"), "no organisation 'nobody'"),
@@ -258,6 +257,10 @@ def test_what_cannot_be_done_is_one_sentence(
     desk: Desk, words: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in desk.refused(*words, stdin=b"a password of length")
+
+
+def test_a_name_is_utf8(desk: Desk) -> None:
+    assert "not UTF-8" in desk.refused("user", "delete", b"\xff", status=2)
 
 
 def test_a_password_that_is_none(desk: Desk) -> None:
