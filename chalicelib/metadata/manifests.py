@@ -118,17 +118,18 @@ def add(
     record: Record,
     blobs: frozenset[bytes],
     children: frozenset[bytes],
-) -> None:
+) -> bool:
     """Keep a manifest and its references, of which ``blobs`` and ``children`` are there. One that
     is deleted meanwhile makes this a foreign key violation. Repeating it renews the manifest, which
     then holds too what it was admitted without and is there now. Indexes that were admitted without
-    it hold it from now on. An index is encrypted where all that it names is."""
+    it hold it from now on. An index is encrypted where all that it names is. Gives whether the
+    repository has resolvers: then jobs may have been written."""
     # References come after the manifest's row (FROM kept): where that is being deleted, the former
     # references may not be gone before. In digest order, so that two pushes lock the rows that they
     # share in the same order.
     named = [(digest, False, digest in blobs) for digest in sorted(record.blobs)]
     named += [(digest, True, digest in children) for digest in sorted(record.children)]
-    runner.run(
+    rows = runner.run(
         "WITH kept AS ("
         " INSERT INTO manifests"
         " (repository_id, digest, media_type, artifact_type, subject, payload, annotations,"
@@ -156,9 +157,10 @@ def add(
         " DO UPDATE SET blob = excluded.blob, child = excluded.child"
         " WHERE f.blob IS NULL AND f.child IS NULL"
         " AND num_nonnulls(excluded.blob, excluded.child) > 0"
-        ") UPDATE manifest_references SET child = digest"
+        "), held AS (UPDATE manifest_references SET child = digest"
         " WHERE repository_id = :repository AND digest = :digest"
-        " AND blob IS NULL AND child IS NULL AND is_manifest",
+        " AND blob IS NULL AND child IS NULL AND is_manifest"
+        ") SELECT resolvers <> '{}' FROM repositories WHERE id = :repository",
         repository=repository_id,
         digest=record.digest,
         media_type=record.media_type,
@@ -172,6 +174,7 @@ def add(
         kinds=[is_manifest for _, is_manifest, _ in named],
         there=[there for _, _, there in named],
     )
+    return bool(rows[0][0])
 
 
 def remove(runner: Runner, repository: str, digest: bytes, subject: str) -> list[str] | None:

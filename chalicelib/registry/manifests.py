@@ -113,7 +113,9 @@ def put(context: Context, request: Request) -> Response:
             _refuse_missing(_digests(document.blobs) - there.keys(), "blob")
             _refuse_missing(record.children - children - layers, "manifest")
         kept = replace(record, blobs=record.blobs | layers, children=record.children - layers)
-        manifests.add(transaction, repository_id, kept, frozenset(there), frozenset(children))
+        resolved = manifests.add(
+            transaction, repository_id, kept, frozenset(there), frozenset(children)
+        )
         subject = request.subject.id
         moves = [
             tags.move(transaction, repository_id, name, digest, subject) for name in sorted(names)
@@ -126,7 +128,8 @@ def put(context: Context, request: Request) -> Response:
             "tags": sorted(names),
         }
         told = [_tag_event(move.name, digest, move.previous) for move in moves if move]
-        if events.record_all(transaction, repository, subject, [("push", pushed), *told]):
+        recorded = events.record_all(transaction, repository, subject, [("push", pushed), *told])
+        if recorded or resolved:
             context.wake()
         return [
             item.digest

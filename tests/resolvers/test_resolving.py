@@ -110,6 +110,16 @@ def test_what_is_pushed_is_put(
     assert {name for name in memory.puts[before:] if "." not in name} == {other.digest}
 
 
+def test_workers_that_sleep_are_woken(context: Context, database: Database, memory: Memory) -> None:
+    woken: list[bool] = []
+    client = CoreClient(replace(context, wake=lambda: woken.append(True)))
+    push_image(client, "a/b", make_image([10], seed="wake"))
+    assert woken == [True]
+    database.run("DELETE FROM resolver_choices")
+    push_image(client, "c/d", make_image([10], seed="sleep"))
+    assert woken == [True]
+
+
 def test_private_images_stay_here_unless_somebody_insists(
     context: Context, client: CoreClient, database: Database, memory: Memory
 ) -> None:
