@@ -28,6 +28,7 @@ _PARTS = {
     "provider": "One of those with whom one can sign in",
     "reference": "A tag or a digest",
     "repository": "The whole name of a repository; its slashes may be percent-encoded",
+    "resolver": "What a resolver is called among those of the account, or of all",
     "robot": "The name of a robot, OWNER+NAME",
     "rule": "The id of a rule",
     "session": "The id of a session",

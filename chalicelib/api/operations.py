@@ -52,6 +52,7 @@ NOUNS = (
     "webhooks",
     "pulls",
     "tags",
+    "resolvers",
     "networks",
     "immutable_tags",
     "retention",

@@ -28,9 +28,13 @@ from tests.servers import BIN, Postgres, Registry, stopping
 OPERATIONS = operations.table()
 SCHEMATHESIS = BIN / "schemathesis"
 HERE = Path(__file__).parent
-LEFT_OUT = ("describe", "change_password", "change_email", "delete_account")
+LEFT_OUT = (
+    *("describe", "change_password", "change_email", "delete_account"),
+    *("check_resolver_of_account", "check_resolver_for_all"),
+)
 """Operations that Schemathesis does not try: the description itself, and what schemathesis.toml
 says."""
+RESOLVER_KEYS = {"access_key": "AN-ACCESS-KEY", "secret_key": "A-SECRET-KEY"}
 
 
 @contextmanager
@@ -78,6 +82,10 @@ def populate(call: Callable[..., Any]) -> None:
             webhook = {"url": "https://hooks.example.org", "events": ["push"]}
             call(by, "POST", f"{place}/webhooks", webhook)
             call(by, "POST", f"{place}/triggers", {"starts": "retention"})
+    resolver = {"name": "filebase", "address": {"bucket": "images"}, **RESOLVER_KEYS}
+    for place, named in (("/accounts/acme", "acme/filebase"), ("/admin", "filebase")):
+        call("root", "POST", f"{place}/resolvers", resolver)
+        call("root", "PUT", f"{place}/resolver-choice", {"resolvers": [named]})
     call("root", "POST", "/accounts/acme+ci/tokens", token)
     call("root", "POST", "/organisations/acme/invitations", {"email": "alice@example.org"})
     call("root", "POST", "/admin/invitations", {"email": "erin@example.org"})
@@ -169,7 +177,7 @@ def test_no_answer_tells_a_secret(world: World) -> None:
         *database.run("SELECT secret_hash FROM invitations"),
     ]
     assert len(hashes) >= 9
-    secrets = [*told, PASSWORD.encode()]
+    secrets = [*told, PASSWORD.encode(), *(key.encode() for key in RESOLVER_KEYS.values())]
     for [value] in hashes:
         data = value.encode() if isinstance(value, str) else value
         secrets += [data, data.hex().encode(), b64encode(data).rstrip(b"="),
@@ -180,6 +188,7 @@ def test_no_answer_tells_a_secret(world: World) -> None:
     for account, repository in (("acme", "acme/app"), ("root", "acme/app"), ("acme+ci", "a/b")):
         parts = dict.fromkeys(_parts(), token)
         parts |= {"account": account, "repository": repository, "team": "devs", "provider": "x"}
+        parts["resolver"] = "filebase"
         for row in OPERATIONS:
             if row.method == "GET":
                 answer = world.call("GET", row.path.format(**parts), by="root")
