@@ -46,7 +46,8 @@ _Each = TypeVar("_Each")
 
 class Kubo:
     """``Resolver`` on IPFS nodes, whose RPC is at ``nodes``: URLs, with an account perhaps. Where
-    there is a pinning service it is asked to keep all that they keep."""
+    there is a pinning service it is asked to keep all that they keep; while it is down they go on
+    without it, until ``mend`` or ``unpin`` tell it."""
 
     name = "ipfs"
 
@@ -134,8 +135,6 @@ class Kubo:
         answers = self._all("id", {})
         if not _taken(answers):
             raise _failure(answers.values())
-        if self._service:
-            self._service.check()
 
     # What only IPFS has: names (IPNS) under which a CID is published, each the hash of a key.
 

@@ -59,10 +59,6 @@ class PinningService:
         for each in self._pins(cid):
             self._ask("DELETE", f"/pins/{each.identifier}", None, 202, 404)
 
-    def check(self) -> None:
-        """Raise ``ResolverError`` where it cannot be used now."""
-        self._ask("GET", "/pins?limit=1", None, 200)
-
     def _pins(self, cid: str) -> list["_Pin"]:
         """Our pins of a CID."""
         query = urlencode({"cid": cid, "status": _ALL, "limit": _PAGE}, safe=",")
