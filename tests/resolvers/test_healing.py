@@ -117,6 +117,19 @@ def test_an_object_that_is_back_is_left_alone(context: Context, memory: Memory) 
 
 
 @in_a_folder
+def test_an_object_that_is_back_meanwhile_is_left_alone(context: Context, digest: bytes) -> None:
+    before = place(context, digest)
+
+    def pieces() -> Iterator[bytes]:
+        yield DATA
+        blobs.mark(context.database, digest, context.store.name, before.key, missing=False)
+
+    assert not healing.put_back(context, digest, len(DATA), pieces())
+    assert place(context, digest) == before._replace(missing=False)
+    assert objects(context) == 0
+
+
+@in_a_folder
 def test_a_blob_that_is_pushed_again_meanwhile(context: Context, digest: bytes) -> None:
     def pieces() -> Iterator[bytes]:
         yield DATA[:10]

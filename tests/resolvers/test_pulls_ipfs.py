@@ -94,8 +94,14 @@ def gateway(kubo: Kubo) -> Iterator[FaultyGateway]:
     "fault", ["", "hangs", "lies", "truncates", "is overloaded", "does not end"]
 )
 def test_a_gateway_with_a_fault_is_left_in_the_middle_of_a_blob(
-    fault: str, healthy: int, kubo: Kubo, gateway: FaultyGateway
+    fault: str,
+    healthy: int,
+    kubo: Kubo,
+    gateway: FaultyGateway,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Another test's gateway may have had the port.
+    monkeypatch.setattr(blocks, "_shunned", {})
     data = make_bytes((6 << 20) + 3, fault)
     node = KuboResolver([kubo.url])
     cid = place(node, Bytes("blob", data), of(data))
@@ -106,7 +112,7 @@ def test_a_gateway_with_a_fault_is_left_in_the_middle_of_a_blob(
     assert gateway.asked > healthy
     assert time.monotonic() - began < 6
     gateway.released.set()
-    if fault not in ("", "hangs"):
+    if fault not in ("", "hangs", "does not end"):
         with pytest.raises(ResolverError):
             b"".join(blocks.read([Gateway(gateway.url)], cid, 0, len(data)))
 
