@@ -206,6 +206,12 @@ def _bundle(text: str) -> str:
     return text
 
 
+def _public_key(text: str) -> str:
+    if re.fullmatch("[A-Za-z0-9_-]{43}", text) is None:
+        raise ValueError("must be public keys, as `openregistry resolve key` prints them")
+    return text
+
+
 def _network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text, strict=False))
@@ -339,6 +345,13 @@ class Settings:
         metadata=_told(
             _list(_origin),
             "origins, by commas, that resolvers which people add may have beside Filebase's own",
+        ),
+    )
+    trusted_keys: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _list(_public_key),
+            "public keys, by commas, of registries whose images are pulled from networks",
         ),
     )
     new_repositories: str = field(

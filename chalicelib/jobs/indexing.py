@@ -2,6 +2,7 @@
 
 from chalicelib.context import Context
 from chalicelib.jobs import GiveUp, Job, TryAgain
+from chalicelib.resolvers import ResolverError
 from chalicelib.resolvers.publishing import Refused, publish
 
 
@@ -11,5 +12,7 @@ def perform(context: Context, job: Job) -> None:
         report = publish(context)
     except Refused as error:
         raise GiveUp(str(error)) from error
+    except ResolverError as error:
+        raise TryAgain(str(error)) from error
     if report.failures:
         raise TryAgain(" ".join(report.failures.values()))

@@ -1,6 +1,9 @@
 """Images that can be pulled from a network alone, by nerdctl's convention: each descriptor of what
 a manifest names has ``urls: ["ipfs://CID"]``. That makes it another manifest, with another digest,
-which is put on the network too; and so is its descriptor, whose CID is the image's root."""
+which is put on the network too; and so is its descriptor, whose CID is the image's root.
+
+For other registries annotations say where the manifest itself is found; and in the root stands the
+registry's signature of its digest, so that they may believe it whoever gave it to them."""
 
 import json
 from typing import Any, NamedTuple
@@ -8,11 +11,14 @@ from typing import Any, NamedTuple
 from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.metadata import resolver_copies
-from chalicelib.resolvers import Resolver
+from chalicelib.resolvers import Resolver, signing
 from chalicelib.resolvers.placing import Bytes, place
 
 DERIVED, ROOT = ".derived", ".root"
 """What follows the manifest's digest in the names of what is derived of it."""
+MANIFEST, SIGNATURE = "org.openregistry.manifest", "org.openregistry.signature"
+"""Annotations: where the very bytes of a manifest are (``ipfs://CID``), and a JWS of its digest,
+media type and size (``signing``)."""
 
 
 class Derived(NamedTuple):
@@ -29,12 +35,17 @@ def derive(context: Context, resolver: Resolver, digest: bytes) -> Derived:
     document, media_type = _derived(context, resolver.name, digest)
     data = json.dumps(document).encode()
     derived_cid = place(resolver, Bytes(name + DERIVED, data), digests.of(data))
-    descriptor = {
+    descriptor: dict[str, Any] = {
         "mediaType": media_type,
         "digest": digests.unpack(digests.of(data)),
         "size": len(data),
         "urls": [f"ipfs://{derived_cid}"],
     }
+    itself = {copy.resolver: copy for copy in resolver_copies.there(context.database, [digest])}
+    if copy := itself.get(resolver.name):
+        statement = {"digest": name, "mediaType": media_type, "size": copy.size}
+        token = signing.sign(context.keys, signing.MANIFEST, json.dumps(statement).encode())
+        descriptor["annotations"] = {MANIFEST: f"ipfs://{copy.cid}", SIGNATURE: token}
     root = json.dumps(descriptor).encode()
     return Derived(derived_cid, place(resolver, Bytes(name + ROOT, root), digests.of(root)))
 
@@ -59,5 +70,8 @@ def _derived(context: Context, resolver: str, digest: bytes) -> tuple[dict[str, 
         if copy.derived_cid:
             child = json.dumps(_derived(context, resolver, copy.digest)[0]).encode()
             each["digest"], each["size"] = digests.unpack(digests.of(child)), len(child)
+            kept = each.get("annotations")
+            kept = kept if isinstance(kept, dict) else {}
+            each["annotations"] = {**kept, MANIFEST: f"ipfs://{copy.cid}"}
         each["urls"] = [f"ipfs://{copy.derived_cid or copy.cid}"]
     return document, media_type

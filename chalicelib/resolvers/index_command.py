@@ -63,6 +63,30 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="hash what object storage has and no row knows, and fetch only what is not there",
     )
 
+    peer = group(commands, "peer", "have what other registries have put on IPFS")
+    parser = add(
+        peer,
+        "pull",
+        pull,
+        "pull an image from IPFS that a registry has put there whose public key is trusted. It "
+        "need not be running",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="ipfs://CID, the root of an image; or ipns://NAME#repository:tag, by the index of a "
+        "registry",
+    )
+    parser.add_argument("image", metavar="NAME:TAG", help="what it is to be called here")
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="PUBLIC",
+        help="a public key that is trusted, beside those of OPENREGISTRY_TRUSTED_KEYS and the "
+        "registry's own",
+    )
+
 
 def add_to(resolve: Any) -> None:
     """Add commands to the group ``resolve``."""
@@ -83,12 +107,12 @@ def add_to(resolve: Any) -> None:
 
 def publish(options: argparse.Namespace) -> int:
     """Publish the index."""
-    from chalicelib.resolvers import publishing
+    from chalicelib.resolvers import ResolverError, publishing
 
     with opened_context() as context:
         try:
             report = publishing.publish(context, force=options.force)
-        except publishing.Refused as error:
+        except (publishing.Refused, ResolverError) as error:
             raise CommandError(str(error)) from error
     failures = {name or "object storage": text for name, text in report.failures.items()}
     left_out = report.left_out._asdict() if report.left_out else None
@@ -182,6 +206,31 @@ def restore_metadata(options: argparse.Namespace) -> int:
                 print(f"was on no network when the index was made: {number} {name}")
         _print_lost([(each.what, each.reason) for each in report.lost])
     return FAILED if report.lost else 0
+
+
+def pull(options: argparse.Namespace) -> int:
+    """Pull an image of another registry."""
+    from chalicelib.resolvers import ResolverError, peers, signing
+    from chalicelib.resolvers.placing import Corrupt
+
+    repository, _, tag = options.image.rpartition(":")
+    with opened_context() as context:
+        try:
+            keys = map(signing.checked_key, options.key)
+            trusted = [*_own(context), *context.settings.trusted_keys, *keys]
+            pulled = peers.pull(context, options.source, repository, tag, trusted)
+        except (peers.Refused, signing.NotTrusted, ResolverError, Corrupt) as error:
+            raise CommandError(str(error)) from error
+        except ValueError as error:
+            raise CommandError(f"--key {error}") from error
+    print_answer(
+        options,
+        asdict(pulled),
+        f"{options.image}: {pulled.digest}\nsigned by {pulled.key}\n"
+        f"{pulled.manifests} manifests and {pulled.blobs} blobs of {pulled.size} bytes fetched,"
+        f" {pulled.blobs_there} blobs were there",
+    )
+    return 0
 
 
 def _own(context: "Context") -> list[str]:

@@ -69,7 +69,8 @@ class _Place(Protocol):
 
 def publish(context: Context, *, force: bool = False) -> Report:
     """Publish the index where it has changed, and put what a place lacks of it there. With
-    ``force`` also in place of one that this database does not know. Raises ``Refused``."""
+    ``force`` also in place of one that this database does not know. Raises ``Refused``, and
+    ``ResolverError`` where it cannot be known whether there is one."""
     database = context.database
     last = indexes.published(database)
     if last is None and not indexes.anything(database):
