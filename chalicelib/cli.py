@@ -33,6 +33,7 @@ ROOMS = (
     "chalicelib.jobs.resolving_command",
     "chalicelib.resolvers.index_command",
     "chalicelib.resolvers.command",
+    "chalicelib.resolvers.choices_command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""
 
