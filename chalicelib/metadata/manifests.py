@@ -30,10 +30,12 @@ _NETWORKS = (
     " ORDER BY d.digest <> m.digest, d.digest, n.resolver) FROM ("
     "SELECT m.digest, true AS is_manifest UNION ALL (SELECT f.digest, f.is_manifest"
     " FROM manifest_references f WHERE f.repository_id = m.repository_id"
-    f" AND f.manifest = m.digest LIMIT {_NAMED})) d JOIN resolver_copies n"
-    " ON n.digest = d.digest AND n.state = 'there' AND n.resolver = ANY({resolvers})) END"
+    f" AND f.manifest = m.digest LIMIT {_NAMED})) d CROSS JOIN LATERAL ("
+    "SELECT c.resolver, c.cid, c.root_cid FROM resolver_copies c WHERE c.digest = d.digest"
+    f" AND c.state = 'there' AND c.resolver = ANY({{resolvers}}) LIMIT {_NAMED}) n) END"
 )
-"""An expression. Who has chosen no resolver pays nothing for it."""
+"""An expression. Who has chosen no resolver pays nothing for it. LIMIT has each digest looked up,
+rather than all copies be read."""
 
 
 @dataclass(frozen=True, slots=True)
