@@ -162,7 +162,10 @@ def record(runner: Runner, digest: bytes, resolver: str, cid: str) -> bool:
             "UPDATE resolver_copies c SET state = 'there', cid = :cid, error = '',"
             " changed_at = clock_timestamp(), checked_at = now()"
             " WHERE digest = :digest AND resolver = :resolver AND state = 'waiting'"
-            f" AND {WANTED} RETURNING 1",
+            f" AND {WANTED}"
+            # The job that ends afterwards waits for the disk. Where neither came there, it is
+            # put again.
+            " AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off' RETURNING 1",
             digest=digest,
             resolver=resolver,
             cid=cid,
