@@ -322,12 +322,14 @@ def judge(runner: Runner, locked: Sequence[Place]) -> int:
 
 
 def shared(runner: Runner, digest: bytes, resolver: str, cids: Sequence[str]) -> set[str]:
-    """Which of these CIDs copies of other digests have there, or what is derived of them."""
+    """Which of these CIDs copies of other digests have there, or what is derived of them, or the
+    index."""
     rows = runner.run(
         "SELECT u.cid FROM unnest(CAST(:cids AS text[])) AS u (cid)"
         " WHERE EXISTS (SELECT FROM resolver_copies c WHERE c.resolver = :resolver"
         " AND c.digest <> :digest AND c.state <> 'leaving'"
-        " AND (c.cid = u.cid OR c.derived_cid = u.cid OR c.root_cid = u.cid))",
+        " AND (c.cid = u.cid OR c.derived_cid = u.cid OR c.root_cid = u.cid))"
+        " OR EXISTS (SELECT FROM index_files i WHERE i.place = :resolver AND i.cid = u.cid)",
         digest=digest,
         resolver=resolver,
         cids=list(cids),

@@ -11,7 +11,7 @@ from chalicelib.identity.keys import Keys
 from chalicelib.jobs import orphans
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
-from chalicelib.metadata import blocks, indexes
+from chalicelib.metadata import blocks, indexes, resolver_copies
 from chalicelib.resolvers import index, publishing, signing
 from chalicelib.resolvers.index import Line
 from chalicelib.resolvers.publishing import Refused, publish
@@ -117,6 +117,15 @@ def test_what_is_content_too_stays(context: Context, memory: Memory) -> None:
     publish(context)
     assert page.cid in memory.kept
     assert first.cid not in memory.kept
+
+
+def test_page_outlives_content_that_is_the_same(context: Context, memory: Memory) -> None:
+    """Who pushes a page as a blob, and takes it away again, does not take the index away."""
+    push(context, "some/image")
+    report = publish(context)
+    digest = digests.of(memory.kept[report.cid])
+    found = resolver_copies.shared(context.database, digest, "memory", [report.cid, "another"])
+    assert found == {report.cid}
 
 
 def test_private_names_are_sealed(context: Context, memory: Memory) -> None:
