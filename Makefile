@@ -23,8 +23,8 @@ run: $(VENV)/.installed ## set up what is needed and start the registry on 127.0
 
 setup: $(VENV)/.installed-tests $(VENV)/.installed-lint ## install everything into .venv (the others do it by themselves)
 
-test: $(VENV)/.installed-tests ## run the tests
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+test: $(VENV)/.installed-tests ## run the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
 
 test-long: $(VENV)/.installed-tests ## run the long tests: large layers, stress, clients that are built first
 	$(BIN)/python -m pytest -m long $(ARGS)

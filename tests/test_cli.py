@@ -387,6 +387,7 @@ def test_whom_loopback_asks(serve: Callable[..., Registry], embedded: bool) -> N
     assert status == (200 if embedded else 401)
 
 
+@pytest.mark.alone
 def test_those_who_guess_passwords_keep_nobody_waiting(serve: Callable[..., Registry]) -> None:
     """They wait for each other: who is known is answered meanwhile. More of them than the threads
     of a worker."""

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 ALLOWED = {
@@ -50,6 +52,7 @@ def test_importing_the_functions_loads_only_what_each_start_needs() -> None:
     )
 
 
+@pytest.mark.alone
 def test_the_import_keeps_to_its_budget() -> None:
     """Beside other imports, taking turns, since machines differ, and one is not always as fast. In
     processor time, and the best of five: other programs may keep the machine busy."""

@@ -88,6 +88,7 @@ def test_who_steals_the_database_holds_no_secret(world: Realm) -> None:
             assert not [row for row in rows if form in row]
 
 
+@pytest.mark.alone
 def test_time_does_not_tell_which_names_exist(world: Realm) -> None:
     """Nor which of them have a password: each wrong one costs a hash of argon2."""
     users.create(

@@ -104,6 +104,7 @@ def test_longer_than_a_statement_may_usually_take(url: str, migrations: Path) ->
     assert migrate(url, migrations) == [*NAMES, "0003_long.sql"]
 
 
+@pytest.mark.long
 def test_a_lock_that_others_hold(
     url: str, connect: Callable[..., Database], database: Database, migrations: Path
 ) -> None:

@@ -122,7 +122,7 @@ def test_few_parts_are_on_their_way_at_once(
     watched: S3Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "READ_TIMEOUT", 3)
-    proxy.will("UploadPart", *[Fault(hang=True)] * 12)
+    proxy.will("UploadPart", *[Fault(hang=True)] * 4)
     upload = Upload(watched)
     pusher = threading.Thread(target=upload.send, args=(content(10 * PART),))
     pusher.start()
