@@ -109,14 +109,18 @@ def add(
 def add_once(
     runner: Runner, kind: str, data: Mapping[str, Any], *, subject: str, delay: float = 0
 ) -> bool:
-    """Have this done, unless a job of that kind and subject is to be done or runs; gives whether it
-    was added. Two that ask at one moment may both add it."""
+    """Have this done, unless a job of that kind and subject is to be done, runs, or was given up
+    less than an hour ago; gives whether it was added. One that was given up earlier is forgotten.
+    Two that ask at one moment may both add it."""
     return bool(
         runner.run(
-            "INSERT INTO jobs (kind, subject, data, due_at)"
+            "WITH lately AS (SELECT dead_at FROM jobs WHERE kind = :kind AND subject = :subject"
+            " AND (dead_at IS NULL OR dead_at > now() - interval '1 hour')),"
+            " older AS (DELETE FROM jobs WHERE kind = :kind AND subject = :subject"
+            " AND dead_at IS NOT NULL AND NOT EXISTS (SELECT FROM lately))"
+            " INSERT INTO jobs (kind, subject, data, due_at)"
             f" SELECT :kind, :subject, CAST(:data AS jsonb), now() + {_SECONDS.format('delay')}"
-            " WHERE NOT EXISTS (SELECT FROM jobs"
-            " WHERE kind = :kind AND subject = :subject AND dead_at IS NULL) RETURNING 1",
+            " WHERE NOT EXISTS (SELECT FROM lately) RETURNING 1",
             kind=kind,
             subject=subject,
             data=json.dumps(data),

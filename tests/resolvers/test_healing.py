@@ -88,6 +88,24 @@ def test_a_job_puts_it_back_once(context: Context, digest: bytes) -> None:
 
 
 @in_a_folder
+def test_what_was_given_up_is_tried_again_an_hour_later(context: Context, digest: bytes) -> None:
+    def jobs() -> list[list[object]]:
+        return context.database.run("SELECT id, dead_at IS NOT NULL FROM jobs WHERE kind = 'heal'")
+
+    context.database.run("DELETE FROM resolver_copies")
+    healing.ask(context, digest)
+    Worker(context, [kind for kind in KINDS if kind.name == healing.KIND]).drain()
+    [[first, dead]] = jobs()
+    assert dead
+    healing.ask(context, digest)
+    assert jobs() == [[first, True]]
+    context.database.run("UPDATE jobs SET dead_at = dead_at - interval '2 hours'")
+    healing.ask(context, digest)
+    [[second, dead]] = jobs()
+    assert (second != first, dead) == (True, False)
+
+
+@in_a_folder
 def test_any_number_may_heal_at_once(context: Context, digest: bytes) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(
