@@ -159,20 +159,18 @@ class Tree:
         return self._lengths
 
     def blocks(self, pieces: Iterable[Piece]) -> Iterator[Block]:
-        """The blocks, each once, the root first and what it links to in order: as a tree is
-        walked in depth. Raises ``ValueError`` where the pieces are of another file than that of
-        the first pass."""
+        """The blocks, the root first and then what it links to, in order and in depth. One to which
+        several links lead comes as often. Raises ``ValueError`` where the pieces are of another
+        file than that of the first pass."""
         chunks = _cut(pieces, self._profile.chunk)
-        waiting, given = [packed(self.cid)], set()
+        waiting = [packed(self.cid)]
         while waiting:
             cid = waiting.pop()
             if block := self._nodes.get(cid):
                 waiting += (packed(child.cid) for child in reversed(node(block).children))
             else:
                 block = self._leaf(cid, next(chunks))
-            if cid not in given:
-                given.add(cid)
-                yield Block(text(cid), block)
+            yield Block(text(cid), block)
         if next(chunks):
             raise ValueError("The file has grown since it was read first.")
 
