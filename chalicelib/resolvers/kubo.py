@@ -35,6 +35,8 @@ _SHUNNED, _LONGEST_SHUNNED = 15.0, 120.0
 """For how many seconds a node that failed is asked last: twice as long each time that it fails
 again."""
 _BLOCK_LIMIT, _ANSWER_LIMIT = 2 << 20, 8 << 20
+_LATE_SECONDS, _TICK = 20.0, 0.1
+"""A node that keeps others waiting for longer, and for half of the time, is left behind."""
 _ORIGINS = 20
 """How many addresses a pinning service takes, at most."""
 _PIECES = 8
@@ -301,7 +303,7 @@ class _Node:
                 "POST", target, pieces, length, seconds=seconds, limit=limit, headers=kind
             )
         except ResolverError:
-            self._shun()
+            self.shun()
             raise
         if answer.status == 200:
             self._until = self._seconds = 0.0
@@ -310,13 +312,14 @@ class _Node:
         try:
             sentence = str(json.loads(answer.body)["Message"])
         except (ValueError, KeyError, TypeError):
-            self._shun()
+            self.shun()
         if any(each in sentence for each in _NOT_THERE):
             raise NotThere(f"{self.name} has no such content: {sentence}.")
         command = target.partition("?")[0].removeprefix(_RPC)
         raise ResolverError(f"{self.name} refused {command}: {sentence}.")
 
-    def _shun(self) -> None:
+    def shun(self) -> None:
+        """Ask it last for a while."""
         self._seconds = min(max(2 * self._seconds, _SHUNNED), _LONGEST_SHUNNED)
         self._until = time.monotonic() + self._seconds
 
@@ -347,44 +350,60 @@ class _Adding:
         self._pieces: queue.Queue[bytes | memoryview | None] = queue.Queue(_PIECES)
         self._ended = threading.Event()
         self._abandoned = False
-        self._thread = threading.Thread(target=self._run, name="ipfs-add", daemon=True)
-        self._thread.start()
+        self.late = 0.0
+        """For how many seconds it has kept others waiting."""
+        threading.Thread(target=self._run, name="ipfs-add", daemon=True).start()
 
     @property
     def ended(self) -> bool:
         """Whether the node takes nothing any more."""
         return self._ended.is_set()
 
-    def give(self, piece: bytes | memoryview | None) -> None:
-        """The next piece; None after the last. Waits for the node, as long as it goes on."""
-        while not self._ended.is_set():
-            try:
-                self._pieces.put(piece, timeout=0.2)
-            except queue.Full:
-                continue
-            return
+    @property
+    def starves(self) -> bool:
+        """Whether the node has taken all that it was given."""
+        return self._pieces.empty() and not self.ended
+
+    def give(self, piece: bytes | memoryview | None) -> bool:
+        """The next piece; None after the last. False where the node did not take it within
+        ``_TICK``."""
+        try:
+            if not self.ended:
+                self._pieces.put(piece, timeout=_TICK)
+        except queue.Full:
+            return False
+        return True
 
     def abandon(self) -> None:
         """Give the node no more, so that it adds nothing."""
         self._abandoned = True
-        self.give(None)
+        while not self.give(None):
+            pass
+
+    def leave_behind(self) -> None:
+        """Go on without the node."""
+        self.node.shun()
+        self.answer = ResolverError(f"{self.node.name} is much slower than others.")
+        self._abandoned = True
+        self._ended.set()
 
     def join(self) -> None:
         """Wait for the answer."""
-        self._thread.join()
+        self._ended.wait()
 
     def _run(self) -> None:
         try:
-            self.answer = self._add()
-        except ResolverError as error:
-            self.answer = error
+            answer: str | ResolverError = self._add()
         except _Abandoned:
-            pass
+            answer = self.answer
+        except ResolverError as error:
+            answer = error
         except Exception as error:
             _log.exception("%s: adding %s failed", self.node.name, self.name)
-            self.answer = ResolverError(f"{self.node.name} failed: {type(error).__name__}.")
-        finally:
-            self._ended.set()
+            answer = ResolverError(f"{self.node.name} failed: {type(error).__name__}.")
+        if not self._abandoned:
+            self.answer = answer
+        self._ended.set()
 
     def _add(self) -> str:
         profile = UNIXFS_V1_2025
@@ -415,7 +434,7 @@ class _Adding:
 
     def _body(self, head: bytes, tail: bytes) -> Iterator[bytes | memoryview]:
         yield head
-        while (piece := self._pieces.get()) is not None:
+        while (piece := self._pieces.get()) is not None and not self._abandoned:
             yield piece
         if self._abandoned:
             raise _Abandoned
@@ -430,20 +449,32 @@ def _added(content: Content, nodes: Sequence[_Node]) -> dict[_Node, str | Resolv
     """Add content to nodes, and give the CID that each says. Raises what reading it raises."""
     adding = [_Adding(node, content) for node in nodes]
     try:
-        for piece in _cut(content.open()):
-            for each in adding:
-                each.give(piece)
-            if all(each.ended for each in adding):
-                break
+        _give_all(adding, content)
     except BaseException:
         for each in adding:
             each.abandon()
         raise
     for each in adding:
-        each.give(None)
+        while not each.give(None):
+            pass
     for each in adding:
         each.join()
     return {each.node: each.answer for each in adding}
+
+
+def _give_all(adding: Sequence[_Adding], content: Content) -> None:
+    """Read content once, as fast as the nodes take it: one that is much slower than another is left
+    behind."""
+    started = time.monotonic()
+    for piece in _cut(content.open()):
+        for each in adding:
+            while not each.give(piece):
+                if any(other.starves for other in adding):
+                    each.late += _TICK
+                if each.late > max(_LATE_SECONDS, (time.monotonic() - started) / 2):
+                    each.leave_behind()
+        if all(each.ended for each in adding):
+            return
 
 
 def _cut(pieces: Iterator[Piece]) -> Iterator[bytes | memoryview]:

@@ -15,7 +15,7 @@ class Fault:
     nothing answered. ``hang``: no answer. ``lost``: the answer breaks off after so many bytes.
     ``lie``: one text in the answer is another one. ``status``: the answer of a proxy in trouble.
     ``trickle``: the answer comes byte by byte, so many seconds apart. ``swollen``: the answer is
-    so many bytes longer."""
+    so many bytes longer. ``slow``: each 64 KiB of its body take so many seconds."""
 
     stall: int | None = None
     hang: bool = False
@@ -24,6 +24,7 @@ class Fault:
     status: int = 0
     trickle: float = 0
     swollen: int = 0
+    slow: float = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(fault.stall or 0)
             self._wait()
             return
-        status, answer = self._answer(command)
+        status, answer = self._answer(command, fault.slow)
         if fault.status:
             status, answer = fault.status, b"<html>So it was planned</html>"
         if fault.lie:
@@ -123,12 +124,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.released.wait(60)
 
-    def _answer(self, command: str) -> tuple[int, bytes]:
+    def _answer(self, command: str, slow: float) -> tuple[int, bytes]:
         length = int(self.headers.get("Content-Length", "0"))
         if not self.server.target:
             left = length
             while left and (piece := self.rfile.read(min(left, 1 << 16))):
                 left -= len(piece)
+                self.server.released.wait(slow)
             answer = self.server.answers.get(command)
             if answer is None:
                 return 500, json.dumps({"Message": f"{command} was not found"}).encode()

@@ -149,6 +149,26 @@ def test_no_bytes_are_read_when_no_node_takes_them(faulty: NewFaulty) -> None:
     assert read_pieces < 50
 
 
+def test_a_node_that_is_much_slower_is_left_behind(
+    faulty: NewFaulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = given(*[bytes(MIB)] * 40)
+    name = cid(content.data)
+    slow, good = (faulty(add={"Hash": name}, pin_ls={"Keys": {}}) for _ in range(2))
+    resolver = Kubo([slow.url, good.url])
+    slow.faults["add"] = Fault(slow=0.001)  # some other work, and not that much slower
+    assert place(resolver, content, content.digest) == name
+    assert slow.commands() == good.commands() == ["add", "pin/ls"]
+    monkeypatch.setattr(kubo, "_LATE_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "STALLED_SECONDS", 20.0)
+    slow.faults["add"] = Fault(slow=0.1)
+    started = time.monotonic()
+    assert place(resolver, content, content.digest) == name
+    assert time.monotonic() - started < 10
+    assert resolver.status(content.name, name).lacking == 1
+    assert slow.commands() == ["add", "pin/ls", "add"]
+
+
 # Real nodes.
 
 
