@@ -88,6 +88,7 @@ def test_two_registries(
     push(write_layout(tmp_path / "image", [IMAGE]), here, "some/image:v1")
     root = root_of(postgres, here, IMAGE)
     key = json.loads(command(here, "resolve", "key", "--json"))["key"]
+    name = command(here, "resolve", "publish").splitlines()[1]
     here.stop()
 
     source = f"ipfs://{root}"
@@ -101,6 +102,10 @@ def test_two_registries(
         "skopeo", "inspect", "--tls-verify=false", f"docker://{there.host}/from/afar:v1"
     )
     assert json.loads(inspected.stdout)["Digest"] == IMAGE.manifest.digest
+    there.settings["OPENREGISTRY_TRUSTED_KEYS"] = key
+    said = command(there, "peer", "pull", f"{name}#some/image:v1", "from/index:v1", "--json")
+    assert json.loads(said)["digest"] == IMAGE.manifest.digest
+    assert_same(there, "from/index:v1", IMAGE, tmp_path / "named")
     # It is on the other registry's network as its own now, under its own signature.
     assert root_of(postgres, there, IMAGE) != root
 
