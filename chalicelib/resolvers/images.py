@@ -6,13 +6,17 @@ For other registries annotations say where the manifest itself is found; and in 
 registry's signature of its digest, so that they may believe it whoever gave it to them."""
 
 import json
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.metadata import resolver_copies
 from chalicelib.resolvers import Resolver, signing
 from chalicelib.resolvers.placing import Bytes, place
+
+if TYPE_CHECKING:
+    from chalicelib.identity.keys import Keys
 
 DERIVED, ROOT = ".derived", ".root"
 """What follows the manifest's digest in the names of what is derived of it."""
@@ -28,50 +32,84 @@ class Derived(NamedTuple):
     root_cid: str
 
 
+class Address(NamedTuple):
+    """Where something is that a manifest names; if that is a manifest itself, the one that is
+    derived of it, and where that is."""
+
+    cid: str
+    derived: bytes = b""
+    derived_cid: str = ""
+
+
 def derive(context: Context, resolver: Resolver, digest: bytes) -> Derived:
     """Put what is derived of a manifest on a network that has all that it names. What the network
     does not have gets no address. Raises as ``place`` does."""
     name = digests.unpack(digest)
-    document, media_type = _derived(context, resolver.name, digest)
-    data = json.dumps(document).encode()
+    data, media_type = _derived(context, resolver.name, digest)
     derived_cid = place(resolver, Bytes(name + DERIVED, data), digests.of(data))
-    descriptor: dict[str, Any] = {
-        "mediaType": media_type,
-        "digest": digests.unpack(digests.of(data)),
-        "size": len(data),
-        "urls": [f"ipfs://{derived_cid}"],
-    }
     itself = {copy.resolver: copy for copy in resolver_copies.there(context.database, [digest])}
-    if copy := itself.get(resolver.name):
-        statement = {"digest": name, "mediaType": media_type, "size": copy.size}
-        token = signing.sign(context.keys, signing.MANIFEST, json.dumps(statement).encode())
-        descriptor["annotations"] = {MANIFEST: f"ipfs://{copy.cid}", SIGNATURE: token}
-    root = json.dumps(descriptor).encode()
+    copy = itself.get(resolver.name)
+    signed = "" if copy is None else signature(context.keys, digest, media_type, copy.size)
+    address = Address((copy and copy.cid) or "", data, derived_cid)
+    root = root_of(address, media_type, signed)
     return Derived(derived_cid, place(resolver, Bytes(name + ROOT, root), digests.of(root)))
 
 
-def _derived(context: Context, resolver: str, digest: bytes) -> tuple[dict[str, Any], str]:
-    payload, media_type = resolver_copies.manifest(context.database, digest)
-    document: dict[str, Any] = json.loads(payload)
-    descriptors = [*document.get("layers", []), *document.get("blobs", [])]
-    if "config" in document:
-        descriptors.append(document["config"])
-    children = document.get("manifests", [])
-    named = [digests.pack(each["digest"]) for each in (*descriptors, *children)]
-    there = {
-        digests.unpack(copy.digest): copy
-        for copy in resolver_copies.there(context.database, named)
-        if copy.resolver == resolver
+def signature(keys: "Keys", digest: bytes, media_type: str, size: int) -> str:
+    """A registry's word for a manifest: a JWS."""
+    statement = {"digest": digests.unpack(digest), "mediaType": media_type, "size": size}
+    return signing.sign(keys, signing.MANIFEST, json.dumps(statement).encode())
+
+
+def root_of(address: Address, media_type: str, signed: str) -> bytes:
+    """The descriptor of a derived manifest, whose CID is the image's root. With a signature it
+    tells where the manifest itself is, too."""
+    descriptor: dict[str, Any] = {
+        "mediaType": media_type,
+        "digest": digests.unpack(digests.of(address.derived)),
+        "size": len(address.derived),
+        "urls": [f"ipfs://{address.derived_cid}"],
     }
-    for each in (*descriptors, *children):
-        copy = there.get(each["digest"])
-        if copy is None:
+    if signed:
+        descriptor["annotations"] = {MANIFEST: f"ipfs://{address.cid}", SIGNATURE: signed}
+    return json.dumps(descriptor).encode()
+
+
+def derived_of(payload: bytes, addresses: Mapping[str, Address]) -> bytes:
+    """What is derived of a manifest when that is at these addresses, by digest, what it names."""
+    document: dict[str, Any] = json.loads(payload)
+    for each in _named(document):
+        address = addresses.get(each["digest"])
+        if address is None:
             continue
-        if copy.derived_cid:
-            child = json.dumps(_derived(context, resolver, copy.digest)[0]).encode()
+        if address.derived_cid:
+            child = address.derived
             each["digest"], each["size"] = digests.unpack(digests.of(child)), len(child)
             kept = each.get("annotations")
             kept = kept if isinstance(kept, dict) else {}
-            each["annotations"] = {**kept, MANIFEST: f"ipfs://{copy.cid}"}
-        each["urls"] = [f"ipfs://{copy.derived_cid or copy.cid}"]
-    return document, media_type
+            each["annotations"] = {**kept, MANIFEST: f"ipfs://{address.cid}"}
+        each["urls"] = [f"ipfs://{address.derived_cid or address.cid}"]
+    return json.dumps(document).encode()
+
+
+def _derived(context: Context, resolver: str, digest: bytes) -> tuple[bytes, str]:
+    payload, media_type = resolver_copies.manifest(context.database, digest)
+    named = [digests.pack(each["digest"]) for each in _named(json.loads(payload))]
+    addresses = {}
+    for copy in resolver_copies.there(context.database, named):
+        if copy.resolver != resolver:
+            continue
+        cid = copy.cid or ""
+        address = Address(cid)
+        if copy.derived_cid:
+            child, _ = _derived(context, resolver, copy.digest)
+            address = Address(cid, child, copy.derived_cid)
+        addresses[digests.unpack(copy.digest)] = address
+    return derived_of(payload, addresses), media_type
+
+
+def _named(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The descriptors of what a manifest cannot be without."""
+    lists = (document.get(name) or [] for name in ("layers", "blobs", "manifests"))
+    config = document.get("config")
+    return [*(each for found in lists for each in found), *([config] if config else [])]

@@ -10,7 +10,7 @@ import pytest
 from chalicelib.resolvers import images
 from tests.clients.test_skopeo import pull, push
 from tests.conftest import need
-from tests.images import Image, layout_contents, make_image, write_layout
+from tests.images import Content, Image, layout_contents, make_image, write_layout
 from tests.servers import OPENREGISTRY, Kubo, Postgres, Registry, run, wait_until
 
 pytestmark = pytest.mark.long
@@ -51,12 +51,13 @@ def query(postgres: Postgres, registry: Registry, sql: str) -> list[list[object]
     return postgres.query(sql, database)
 
 
-def root_of(postgres: Postgres, registry: Registry, image: Image) -> str:
-    """The CID by which an image is pulled from the network, once it is there."""
+def root_of(postgres: Postgres, registry: Registry, image: Image | Content) -> str:
+    """The CID by which an image or an index is pulled from the network, once it is there."""
+    manifest = image.manifest if isinstance(image, Image) else image
     found: list[list[object]] = []
 
     def there() -> bool:
-        digest = image.manifest.digest.removeprefix("sha256:")
+        digest = manifest.digest.removeprefix("sha256:")
         found[:] = query(
             postgres,
             registry,
