@@ -120,7 +120,11 @@ def test_refuses_an_old_code(github: GitHub, double: GitHubDouble) -> None:
         github.exchange(code, VERIFIER, CALLBACK)
 
 
-@pytest.mark.parametrize("verifier", ["", VERIFIER[:-1], secrets.token_urlsafe(32)])
+@pytest.mark.parametrize(
+    "verifier",
+    ["", VERIFIER[:-1], secrets.token_urlsafe(32)],
+    ids=["none", "shorter", "another"],
+)
 def test_refuses_a_wrong_verifier(github: GitHub, verifier: str) -> None:
     code = signed_in(github)
     with pytest.raises(SignInRefused):

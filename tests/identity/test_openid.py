@@ -137,7 +137,11 @@ def test_refuses_a_replayed_code(openid: OpenID) -> None:
         openid.exchange(code, VERIFIER, NONCE, CALLBACK)
 
 
-@pytest.mark.parametrize("verifier", ["", VERIFIER[:-1], secrets.token_urlsafe(32)])
+@pytest.mark.parametrize(
+    "verifier",
+    ["", VERIFIER[:-1], secrets.token_urlsafe(32)],
+    ids=["none", "shorter", "another"],
+)
 def test_refuses_a_wrong_verifier(openid: OpenID, verifier: str) -> None:
     code = came_back(openid)
     with pytest.raises(SignInRefused):
