@@ -123,11 +123,15 @@ def mark(runner: Runner, digest: bytes, store: str, key: str, missing: bool) -> 
 def linked(
     runner: Runner, repository_id: int, digests: list[bytes], store: str
 ) -> dict[bytes, int]:
-    """Which of these blobs the repository has in this store, with their sizes in bytes."""
+    """Which of these blobs the repository has in this store, with their sizes in bytes; or, where
+    the store has lost them, on its networks: who asked for one was told that it is here."""
     rows = runner.run(
         "SELECT l.digest, size FROM repository_blobs l JOIN blobs USING (digest)"
-        " JOIN blob_copies c ON c.digest = l.digest AND c.store = :store AND NOT c.missing"
-        " WHERE repository_id = :repository AND l.digest = ANY(CAST(:digests AS bytea[]))",
+        " JOIN blob_copies c ON c.digest = l.digest AND c.store = :store"
+        " WHERE repository_id = :repository AND l.digest = ANY(CAST(:digests AS bytea[]))"
+        " AND (NOT c.missing OR EXISTS (SELECT FROM resolver_copies n JOIN repositories r"
+        " ON n.resolver = ANY(r.resolvers) WHERE r.id = l.repository_id AND n.digest = l.digest"
+        " AND n.state = 'there'))",
         repository=repository_id,
         digests=digests,
         store=store,

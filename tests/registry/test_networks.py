@@ -1,5 +1,6 @@
 """Blobs that a network has too: where they come from, and what stands in for what."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from chalicelib.registry import blobs, networks
 from chalicelib.resolvers import blocks
 from chalicelib.resolvers.unixfs import UNIXFS_V1_2025
 from chalicelib.storage import NoSuchObject, StorageError
-from tests.client import Answer, CoreClient, push_blob
-from tests.images import make_bytes
+from tests.client import Answer, CoreClient, push_blob, push_manifest
+from tests.images import CONFIG, LAYER, MANIFEST, Content, make_bytes
 from tests.jobs.conftest import jobs_context
 from tests.resolvers.trees import Memory, tree
 
@@ -173,6 +174,22 @@ def test_a_lost_blob_is_served_and_healed(
     asked = len(network.asked)
     assert ask(context, digest).body == DATA
     assert (len(network.asked), jobs(context)) == (asked, 0)
+
+
+def test_what_is_told_to_be_here_may_be_named(context: Context, digest: str) -> None:
+    lose(context, digest)
+    client = CoreClient(context)
+    assert ask(context, digest).status == ask(context, digest, "HEAD").status == 200
+    layer = {"mediaType": LAYER, "digest": digest, "size": len(DATA)}
+    config = Content(CONFIG, b"{}")
+    push_blob(client, "a/b", config.data)
+    body = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor}
+    manifest = Content(MANIFEST, json.dumps({**body, "layers": [layer]}).encode())
+    context.database.run("UPDATE resolver_copies SET state = 'leaving'")
+    refused = push_manifest(client, "a/b", manifest)
+    assert (refused.status, refused.code) == (404, "MANIFEST_BLOB_UNKNOWN")
+    context.database.run("UPDATE resolver_copies SET state = 'there'")
+    assert push_manifest(client, "a/b", manifest).status == 201
 
 
 @pytest.mark.parametrize("fault", FAULTS)
