@@ -38,7 +38,8 @@ def push(context: Context, repository: str, tag: str = "latest", seed: int | str
 
 
 def work(context: Context) -> None:
-    Worker(context, [kind for kind in KINDS if kind.name.startswith("resolve")]).drain()
+    names = ("resolve.image", "resolve", "resolve.derive", "resolve.fill")
+    Worker(context, [kind for kind in KINDS if kind.name in names]).drain()
 
 
 def trusted(context: Context) -> list[str]:

@@ -38,7 +38,8 @@ def context(jobs_context: Context, memory: Memory) -> Context:
 
 
 def work(context: Context) -> None:
-    Worker(context, [kind for kind in KINDS if kind.name.startswith("resolve")]).drain()
+    names = ("resolve.image", "resolve", "resolve.derive", "resolve.fill")
+    Worker(context, [kind for kind in KINDS if kind.name in names]).drain()
 
 
 def told(what: str, done: int, most: int) -> None:
