@@ -26,6 +26,7 @@ from chalicelib.resolvers import Resolver, ResolverError, WrongCid, added, image
 from chalicelib.resolvers.blocks import fetch
 from chalicelib.resolvers.opening import Resolvers
 from chalicelib.resolvers.placing import Bytes, Corrupt, Stored, mend, place
+from chalicelib.resolvers.unixfs import Cid, of_one_block
 from chalicelib.storage import NoSuchObject, StorageError
 
 _log = logging.getLogger(__name__)
@@ -109,7 +110,8 @@ def unpin(context: Context, job: Job) -> Later | None:
         return None
     text = digests.unpack(digest)
     cids = {
-        text: found.cid,
+        # A network may have been given what it had not told the CID of.
+        text: found.cid or _computed(context, digest, found),
         text + images.DERIVED: found.derived_cid,
         text + images.ROOT: found.root_cid,
     }
@@ -248,6 +250,20 @@ def _let_go(context: Context, name: str, digest: bytes) -> None:
 
     if not context.database.transaction(work):
         raise NotNow(1)
+
+
+def _computed(context: Context, digest: bytes, found: resolver_copies.Task) -> str | None:
+    """The CID of content, None where nobody can tell any more."""
+    if (cid := of_one_block(digest, found.size)) is not None:
+        return cid
+    computing = Cid()
+    try:
+        for piece in _content(context, digest, found).open():
+            computing.update(piece)
+    except StorageError as error:
+        _log.warning("the CID of %s is not known: %s", digests.unpack(digest), error)
+        return None
+    return computing.finish()
 
 
 def _content(context: Context, digest: bytes, found: resolver_copies.Task) -> Bytes | Stored:

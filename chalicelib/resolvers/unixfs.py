@@ -207,6 +207,14 @@ def _cut(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
         yield b""
 
 
+def of_one_block(digest: bytes, size: int) -> str | None:
+    """The CID under ``unixfs-v1-2025`` of a file of so many bytes by its packed digest alone: None
+    where it takes several blocks, or the digest is no SHA-256."""
+    if size > UNIXFS_V1_2025.chunk or digest[:1] != _SHA2_256[:1]:
+        return None
+    return text(_cid(1, _RAW, digest[1:]))
+
+
 def text(cid: bytes) -> str:
     """A CID as people write it."""
     if cid.startswith(_SHA2_256):

@@ -495,6 +495,28 @@ def test_images_on_a_bucket_that_somebody_added(
     assert double.objects == {}
 
 
+def test_what_nobody_wants_before_its_cid_was_said(
+    context: Context,
+    double: doubles.Filebase,
+    s3_server: S3,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(filebase, "_CID_SECONDS", 0.3)
+    double.silent = True
+    address = {"bucket": s3_server.bucket, "endpoint": double.url, "gateway": "", "rpc": ""}
+    keys = s3_server.access_key, s3_server.secret_key
+    added.add(context, None, "ours", address, *keys, by="test")
+    choose(context, "ours")
+    image = make_image([2 * MIB], seed="coming")
+    push_image(CoreClient(context), "a/b", image, "latest")
+    work(context)
+    assert len(double.objects) == 3
+    assert set(states(context.database).values()) == {"waiting"}
+    delete(CoreClient(context), "a/b", image.manifest.digest)
+    let_go(context)
+    assert double.objects == {}
+
+
 def test_images_of_a_registry_whose_storage_is_filebase(
     context: Context, double: doubles.Filebase, bucket: S3Store
 ) -> None:

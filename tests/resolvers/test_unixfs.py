@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chalicelib.resolvers.unixfs import UNIXFS_V0_2015, UNIXFS_V1_2025, Cid, Profile
+from chalicelib import digests
+from chalicelib.resolvers.unixfs import (
+    UNIXFS_V0_2015,
+    UNIXFS_V1_2025,
+    Cid,
+    Profile,
+    of_one_block,
+)
 
 MIB = 1 << 20
 V0_CHUNK, V0_WIDTH = UNIXFS_V0_2015.chunk, UNIXFS_V0_2015.width
@@ -84,3 +91,10 @@ def test_how_bytes_are_given_changes_nothing(
 ) -> None:
     profile = Profile("small", version=1, chunk=chunk, width=width, raw=raw)
     assert cid(profile, iter(pieces)) == cid(profile, iter([b"".join(pieces)]))
+
+
+def test_the_cid_of_one_block_by_its_digest() -> None:
+    for data in (b"", b"x", bytes(MIB)):
+        assert of_one_block(digests.of(data), len(data)) == cid(UNIXFS_V1_2025, iter([data]))
+    assert of_one_block(digests.of(b"", "sha512"), 0) is None
+    assert of_one_block(digests.of(bytes(MIB + 1)), MIB + 1) is None
