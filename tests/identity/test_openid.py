@@ -169,7 +169,11 @@ def test_refuses_a_wrong_nonce(openid: OpenID) -> None:
         openid.exchange(code, VERIFIER, NONCE, CALLBACK)
 
 
-@pytest.mark.parametrize("nonce", [None, "", 7, [NONCE], NONCE + "x", "ä"])
+@pytest.mark.parametrize(
+    "nonce",
+    [None, "", 7, [NONCE], NONCE + "x", "ä"],
+    ids=["none", "empty", "number", "list", "longer", "another"],
+)
 def test_refuses_a_token_without_the_nonce(
     openid: OpenID, provider: OpenIDProvider, nonce: object
 ) -> None:
