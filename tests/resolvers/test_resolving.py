@@ -242,6 +242,50 @@ def test_a_put_that_ends_too_late_is_taken_back(
     assert (memory.kept, states(database), left(database)) == ({}, {}, [])
 
 
+def test_what_is_put_while_it_is_taken_away_is_taken_away_too(
+    context: Context, client: CoreClient, database: Database, memory: Memory
+) -> None:
+    """Who takes it away has looked at the row before the other's put has ended."""
+    image = make_image([], seed="meanwhile")
+    push_image(client, "a/b", image)
+    work(context, IMAGE)
+    ends: list[Callable[[Transaction], None]] = []
+
+    def vanish(name: str) -> None:
+        if name == image.config.digest:
+            delete(client, "a/b", image.manifest.digest)
+            perform(context, resolving.release)
+            [entry] = [
+                entry
+                for entry in jobs.page(database, 0, 1000, kind=UNPIN)
+                if entry.data["digest"] == digests.pack(name).hex()
+            ]
+            later = resolving.unpin(context, Job(entry.id, UNPIN, "", entry.data, 1, 1))
+            assert later is not None
+            ends.append(later)
+
+    memory.before = vanish
+    work(context, PUT)
+    [end] = ends
+    database.transaction(end)
+    assert states(database)[image.config.digest] == "leaving"
+    work(context)
+    assert (memory.kept, states(database)) == ({}, {})
+
+
+def test_what_is_not_wanted_any_more_is_not_put(
+    context: Context, client: CoreClient, database: Database, memory: Memory
+) -> None:
+    push_image(client, "a/b", make_image([10], seed="unwanted"))
+    work(context, IMAGE)
+    database.run("UPDATE repositories SET public = false")
+    database.run("DELETE FROM jobs WHERE kind = :kind", kind=resolver_copies.FILL)
+    work(context, PUT)
+    assert memory.puts == []
+    work(context)
+    assert (states(database), left(database)) == ({}, [])
+
+
 def test_what_is_pushed_again_while_it_leaves_is_there_in_the_end(
     context: Context, client: CoreClient, database: Database, memory: Memory
 ) -> None:
@@ -273,9 +317,9 @@ def test_who_comes_to_want_it_waits_for_who_judges(
 
     def end(transaction: Transaction) -> None:
         resolver_copies.lock(transaction, digest, "memory")
-        resolver_copies.end(transaction, digest, "memory")
         held.set()
         pushed.wait(30)
+        resolver_copies.end(transaction, digest, "memory")
 
     ending = threading.Thread(target=database.transaction, args=[end])
     ending.start()
