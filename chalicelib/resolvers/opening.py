@@ -10,8 +10,6 @@ from chalicelib.identity.keys import Keys, SealError
 from chalicelib.metadata import blobs, resolvers
 from chalicelib.metadata.database import Database
 from chalicelib.resolvers import Resolver
-from chalicelib.resolvers.kubo import Kubo
-from chalicelib.resolvers.pinning import PinningService
 from chalicelib.settings import Settings
 from chalicelib.storage import ObjectStore
 
@@ -51,6 +49,9 @@ class Resolvers:
                 self._own = {}
                 settings = self._settings
                 if settings.ipfs_nodes:
+                    from chalicelib.resolvers.kubo import Kubo
+                    from chalicelib.resolvers.pinning import PinningService
+
                     url, token = settings.ipfs_pinning_url, settings.ipfs_pinning_token
                     service = PinningService(url, token) if url else None
                     ipfs = Kubo(settings.ipfs_nodes, settings.ipfs_gateways, service)
