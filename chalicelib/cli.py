@@ -32,6 +32,7 @@ ROOMS = (
     "chalicelib.jobs.orphans_command",
     "chalicelib.jobs.resolving_command",
     "chalicelib.resolvers.index_command",
+    "chalicelib.resolvers.archives_command",
     "chalicelib.resolvers.command",
     "chalicelib.resolvers.choices_command",
 )

@@ -17,6 +17,7 @@ OCI_IMAGE = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_IMAGE = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+MANIFESTS = frozenset({OCI_IMAGE, OCI_INDEX, DOCKER_IMAGE, DOCKER_LIST})
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _READ = frozenset(
     "schemaVersion mediaType artifactType annotations subject config layers blobs manifests".split()  # noqa: SIM905

@@ -154,7 +154,7 @@ def restore_blobs(options: argparse.Namespace) -> int:
     from chalicelib.resolvers import restoring
 
     with opened_context() as context:
-        tell = _teller(options.json)
+        tell = teller(options.json)
         report = restoring.restore_blobs(context, check=options.check, tell=tell)
     failures = [
         {"digest": digests.unpack(each.digest), "size": each.size, "reason": each.reason}
@@ -184,7 +184,7 @@ def restore_metadata(options: argparse.Namespace) -> int:
         except ValueError as error:
             raise CommandError(f"--key {error}") from error
         report = restoring_metadata.restore_metadata(
-            context, top, adopt=options.adopt, tell=_teller(options.json)
+            context, top, adopt=options.adopt, tell=teller(options.json)
         )
     left_out = report.left_out._asdict() if report.left_out else None
     if options.json:
@@ -246,7 +246,7 @@ def _print_lost(lost: list[tuple[str, str]]) -> None:
         print(f"could not be had: {len(lost) - _SHOWN} more, which --json tells")
 
 
-def _teller(quiet: bool) -> Callable[[str, int, int], None]:
+def teller(quiet: bool) -> Callable[[str, int, int], None]:
     """Tells progress on standard error: over and over on a terminal, else a line now and then."""
     said = float("-inf")
 

@@ -48,7 +48,8 @@ class Statement(NamedTuple):
 
 @dataclass(slots=True)
 class Pulled:
-    """An image that was pulled; ``size`` counts the bytes of the blobs that were fetched."""
+    """An image that was pulled; ``size`` counts the bytes of the blobs that were fetched. ``key``
+    is "" where nobody has signed it."""
 
     digest: str
     key: str
@@ -65,11 +66,26 @@ def pull(
     registry's index (``ipns://NAME#repository:tag``), signed by one of these public keys. Raises
     ``Refused``, ``NotTrusted``, ``ResolverError``, ``Corrupt``, ``StorageError``, and what a push
     is refused with."""
+    root, wanted = _root(context, source, trusted)
+    return pull_root(context, finding.sources(context), root, repository, tag, trusted, wanted)
+
+
+def pull_root(
+    context: Context,
+    sources: Sequence[Source],
+    root: str,
+    repository: str,
+    tag: str,
+    trusted: Sequence[str] | None,
+    wanted: bytes | None = None,
+) -> Pulled:
+    """Pull the image of a root, which is to be that of the manifest ``wanted``. Without keys that
+    are trusted, whoever has given the root is: anybody may have signed it, or nobody. Raises as
+    ``pull`` does."""
     checked_name(repository)
     checked_tag(tag)
-    sources = finding.sources(context)
-    root, wanted = _root(context, source, trusted)
-    found = statement(sources, root, trusted)
+    limit = context.settings.manifest_limit
+    found = statement(sources, root, trusted, limit)
     if wanted is not None and found.digest != wanted:
         raise NotTrusted("The root is of another manifest than the index says.")
     # Whoever runs the registry has asked for it.
@@ -77,13 +93,19 @@ def pull(
     return pulling.run(tag)
 
 
-def statement(sources: Sequence[Source], cid: str, trusted: Sequence[str]) -> Statement:
-    """What a root says. Raises ``ResolverError``; ``NotTrusted`` where none of these public keys
-    has signed it."""
+def statement(
+    sources: Sequence[Source], cid: str, trusted: Sequence[str] | None, limit: int
+) -> Statement:
+    """What a root says, of a manifest of at most so many bytes. Raises ``ResolverError``;
+    ``NotTrusted`` where none of these public keys has signed it, or what is signed is not so."""
     value = _read(sources, cid, _ROOT_LIMIT)
     annotations = value.get("annotations")
-    if not isinstance(annotations, dict) or images.SIGNATURE not in annotations:
-        raise NotTrusted("It has no signature of a registry.")
+    if not isinstance(annotations, dict):
+        annotations = {}
+    if images.SIGNATURE not in annotations:
+        if trusted is not None:
+            raise NotTrusted("It has no signature of a registry.")
+        return _unsigned(sources, value, annotations, limit)
     signed = signing.verify(str(annotations[images.SIGNATURE]), signing.MANIFEST, trusted)
     try:
         said = json.loads(signed.payload)
@@ -97,6 +119,23 @@ def statement(sources: Sequence[Source], cid: str, trusted: Sequence[str]) -> St
         )
     except (ValueError, KeyError, IndexError, TypeError, DigestInvalid):
         raise NotTrusted("It is signed, and no root of an image all the same.") from None
+
+
+def _unsigned(
+    sources: Sequence[Source], value: dict[str, Any], annotations: dict[str, Any], limit: int
+) -> Statement:
+    """What a root says that nobody has signed: of the manifest to which an annotation points, or
+    else, as where nerdctl has made it, of what its descriptor names."""
+    try:
+        media_type, address = str(value["mediaType"]), _address(value["urls"][0])
+        if images.MANIFEST not in annotations:
+            digest, size = digests.pack(value["digest"]), int(value["size"])
+            return Statement("", digest, media_type, size, address, address)
+        cid = _address(annotations[images.MANIFEST])
+    except (ValueError, KeyError, IndexError, TypeError, DigestInvalid):
+        raise Refused("That is no root of an image.") from None
+    payload = _fetched(sources, cid, limit)
+    return Statement("", digests.of(payload), media_type, len(payload), cid, address)
 
 
 class _Pulling:
@@ -166,14 +205,16 @@ class _Pulling:
         for child, other in zip(children, others, strict=True):
             try:
                 annotations = other.get("annotations") or {}
-                address = _address(other["urls"][0])
+                address = itself = _address(other["urls"][0])
                 if images.MANIFEST in annotations:
+                    itself = _address(annotations[images.MANIFEST])
+                if images.MANIFEST in annotations or child["mediaType"] in documents.MANIFESTS:
                     said = Statement(
                         found.key,
                         digests.pack(child["digest"]),
                         str(child["mediaType"]),
                         int(child["size"]),
-                        _address(annotations[images.MANIFEST]),
+                        itself,
                         address,
                     )
                 else:

@@ -56,9 +56,9 @@ def sign(keys: "Keys", kind: str, payload: bytes) -> str:
     return f"{signed}.{_encoded(private.sign(signed.encode()))}"
 
 
-def verify(token: str, kind: str, trusted: Sequence[str]) -> Signed:
-    """What was signed as something of a type, by one of these public keys. Raises ``NotTrusted``
-    for anything else."""
+def verify(token: str, kind: str, trusted: Sequence[str] | None) -> Signed:
+    """What was signed as something of a type, by one of these public keys, or by any where there
+    are none to go by. Raises ``NotTrusted`` for anything else."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -81,7 +81,7 @@ def verify(token: str, kind: str, trusted: Sequence[str]) -> Signed:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NotTrusted("Its signature is no JWS by an Ed25519 key.") from None
     # Last, so that the key which a person may come to trust is one that has signed it.
-    if found.key not in trusted:
+    if trusted is not None and found.key not in trusted:
         raise NotTrusted(f"It is signed by the key {found.key}, which is not trusted here.")
     return found
 

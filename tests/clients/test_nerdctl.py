@@ -9,10 +9,10 @@ import pytest
 from chalicelib.resolvers import images
 from tests.clients.programs import Run, as_bytes, client
 from tests.clients.test_containerd import Containerd
-from tests.clients.test_skopeo import push
+from tests.clients.test_skopeo import contents, pull, push
 from tests.conftest import need
 from tests.images import Content, Image, hashes, make_image, make_index, write_layout
-from tests.resolvers.test_peers_ipfs import Serve, on_ipfs, root_of
+from tests.resolvers.test_peers_ipfs import Serve, command, on_ipfs, root_of
 from tests.servers import Kubo, Postgres, stopping
 
 pytestmark = pytest.mark.long
@@ -111,3 +111,59 @@ def test_pull_of_many_architectures(
 
     nerdctl(node, "pull", "--all-platforms", "--unpack=false", f"ipfs://{root}")
     assert_pulled(ctr, node, root, pushed, index)
+
+
+def test_archive(
+    serve: Serve,
+    postgres: Postgres,
+    new_kubo: Callable[[], Kubo],
+    nerdctl: Callable[..., str],
+    ctr: Run,
+    tmp_path: Path,
+) -> None:
+    """A registry that knows no network writes a file; a node that has imported it is enough, and
+    gives the image to another registry."""
+    need("skopeo", "skopeo")
+    pushed = [make_image(SIZES, f"archive {name}", name) for name in ("amd64", "arm64")]
+    index = make_index(pushed)
+    registry = serve()
+    push(write_layout(tmp_path / "layout", pushed, index), registry, "some/index:1", "--all")
+    file = tmp_path / "index.car"
+    said = json.loads(command(registry, "car", "export", "some/index:1", str(file), "--json"))
+    assert (said["digest"], said["manifests"], said["size"]) == (
+        index.digest,
+        3,
+        file.stat().st_size,
+    )
+    registry.stop()
+
+    node = new_kubo()
+    node.run("dag", "import", file, api=True)
+    # All of it is kept, not only the root.
+    node.run("repo", "gc", api=True)
+    nerdctl(node, "pull", "--all-platforms", "--unpack=false", f"ipfs://{said['root']}")
+    assert_pulled(ctr, node, said["root"], pushed, index)
+
+    other = serve(OPENREGISTRY_IPFS_NODES=node.url)
+    dumped = tmp_path / "root.car"
+    dumped.write_bytes(
+        as_bytes(
+            client("ipfs", tmp_path, **node.environment())(
+                "--api",
+                "/ip4/127.0.0.1/tcp/" + node.url.rpartition(":")[2],
+                "dag",
+                "export",
+                "--progress=false",
+                said["root"],
+            )
+        )
+    )
+    for number, source in enumerate((str(file), str(dumped), f"ipfs://{said['root']}")):
+        words = command(other, "car", "import", source, f"from/{number}:1")
+        assert f"from/{number}:1: {index.digest}" in words
+        assert "whom nobody was asked to trust" in words
+        layout = tmp_path / f"layout-{number}"
+        found = pull(other, f"from/{number}:1", layout, "--all")
+        assert found == contents(*pushed, index=index)
+    refused = command(other, "car", "import", str(file), "x/y", "--trust", "A" * 43, check=False)
+    assert "which is not trusted here" in refused
