@@ -23,7 +23,7 @@ import pytest
 
 from chalicelib.settings import Settings
 from tests.conftest import need
-from tests.servers import DOCKER, DockerEngine, answers, free_port, wait_until
+from tests.servers import DOCKER, DockerEngine, Kubo, answers, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -157,8 +157,9 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Iterator[Shell]:
         yield shell
 
 
-LONG = {"lambda.md"}
-"""Pages whose commands take long: pip makes a package of all that the functions import."""
+LONG = {"lambda.md", "ipfs.md"}
+"""Pages whose commands take long: pip makes a package of all that the functions import; a node of
+IPFS is among the programs that are built."""
 
 
 @pytest.mark.timeout(600)
@@ -176,6 +177,12 @@ def test_commands(
 ) -> None:
     port = free_port()
     text = page.read_text().replace(":5000", f":{port}")
+    if page.name == "ipfs.md":
+        node: Kubo = request.getfixturevalue("new_kubo")()
+        text = text.replace("http://127.0.0.1:5001", node.url)
+        text = text.replace("http://127.0.0.1:8080", node.gateway)
+        environment |= node.environment()
+        (tmp_path / "programs" / "ipfs").symlink_to(node.program)
     environment["OPENREGISTRY_LISTEN"] = f"127.0.0.1:{port}"
     blocks = [block for block in blocks_of(text) if block.language == "sh" and not block.skipped]
     commands = "\n".join(block.text for block in blocks)
