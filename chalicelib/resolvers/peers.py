@@ -206,9 +206,9 @@ class _Pulling:
             try:
                 annotations = other.get("annotations") or {}
                 address = itself = _address(other["urls"][0])
-                if images.MANIFEST in annotations:
+                if other["digest"] != child["digest"]:
                     itself = _address(annotations[images.MANIFEST])
-                if images.MANIFEST in annotations or child["mediaType"] in documents.MANIFESTS:
+                if itself != address or child["mediaType"] in documents.MANIFESTS:
                     said = Statement(
                         found.key,
                         digests.pack(child["digest"]),

@@ -167,3 +167,10 @@ def test_archive(
         assert found == contents(*pushed, index=index)
     refused = command(other, "car", "import", str(file), "x/y", "--trust", "A" * 43, check=False)
     assert "which is not trusted here" in refused
+
+    # What nerdctl itself puts on IPFS is an image too, though nobody has signed it.
+    name = f"{other.host}/from/0:1"
+    nerdctl(node, "--insecure-registry", "pull", "--all-platforms", "--unpack=false", name)
+    pushed_root = nerdctl(node, "push", "--all-platforms", f"ipfs://{name}").split()[-1]
+    words = command(other, "car", "import", f"ipfs://{pushed_root}", "from/nerdctl:1")
+    assert "signed by nobody\n3 manifests and 7 blobs" in words
