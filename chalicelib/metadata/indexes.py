@@ -191,7 +191,7 @@ def succeed(runner: Runner, number: int) -> None:
 def files(runner: Runner, place: str) -> dict[str, bool]:
     """The CIDs of files that a place has, or may have, and whether they were put there."""
     rows = runner.run("SELECT cid, there FROM index_files WHERE place = :place", place=place)
-    return dict(rows)  # type: ignore[arg-type]
+    return {str(cid): bool(there) for cid, there in rows}
 
 
 def note(runner: Runner, place: str, cid: str, there: bool) -> None:
