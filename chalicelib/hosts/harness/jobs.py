@@ -13,6 +13,8 @@ _log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10
 """How long jobs may go on after SIGTERM. One that takes longer is done again later."""
+_NICENESS = 10
+"""What happens later leaves the processors to requests."""
 
 
 def run(functions: Functions, parent: socket.socket) -> NoReturn:
@@ -20,6 +22,7 @@ def run(functions: Functions, parent: socket.socket) -> NoReturn:
     when the supervisor is gone; then end the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.nice(_NICENESS)
     stop = threading.Event()
     status = 0
 
