@@ -307,27 +307,35 @@ def _tell(context: Context, name: str, digest: bytes, sentence: str) -> None:
 
 class _Circuit:
     """Whether a network is down, as far as this process knows. Then one job after a while tries
-    it, and the others wait."""
+    it, and the others wait. A job that begins before that, since it is new or a person had it
+    retried, tries it too, now and then."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
         self._until: float | None = None
         self._pause = _FIRST_PAUSE
+        self._tried = 0.0
+        self._trying = False
 
     def enter(self, context: Context, resolver: Resolver) -> None:
         """Raise ``NotNow`` where the network is down."""
         with self._lock:
             if self._until is None:
                 return
-            left = self._until - time.monotonic()
-            if left > 0:
+            if self._trying:
+                raise NotNow(1 + random.random())  # noqa: S311
+            now = time.monotonic()
+            left = self._until - now
+            if left > 0 and now < self._tried + _FIRST_PAUSE:
                 raise NotNow(left + random.random())  # noqa: S311
-            # The others wait for this one.
-            self._until = time.monotonic() + self._pause
-        self.failed(context, resolver)
-        with self._lock:
-            self._until, self._pause = None, _FIRST_PAUSE
+            self._trying = True
+        try:
+            self.failed(context, resolver)
+            with self._lock:
+                self._until, self._pause = None, _FIRST_PAUSE
+        finally:
+            self._trying = False
 
     def failed(self, context: Context, resolver: Resolver) -> None:
         """Raise ``NotNow`` where the network cannot be used at all, and put off all jobs for it."""
@@ -335,11 +343,16 @@ class _Circuit:
             resolver.check()
             return
         except ResolverError as error:
-            _log.warning("the resolver %s is down: %s", self._name, error)
+            failure = error
         with self._lock:
+            now = self._tried = time.monotonic()
+            if self._until is not None and self._until > now:
+                # Others have noticed, and have put off all jobs.
+                raise NotNow(self._until - now + random.random())  # noqa: S311
             pause = self._pause
-            self._until = time.monotonic() + pause
+            self._until = now + pause
             self._pause = min(2 * pause, _LAST_PAUSE)
+        _log.warning("the resolver %s is down: %s", self._name, failure)
         resolver_copies.put_off(context.database, self._name, pause)
         raise NotNow(pause)
 

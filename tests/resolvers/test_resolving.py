@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -451,6 +452,37 @@ def test_a_network_that_is_down_is_waited_for(
     work(context)
     assert kept(memory, *images) == content_of(*images)
     assert (errors(database), left(database)) == ([], [])
+
+
+def test_jobs_that_fail_at_once_wait_no_longer_than_one(
+    context: Context, client: CoreClient, database: Database, memory: Memory
+) -> None:
+    for number in range(8):
+        push_image(client, "a/b", make_image([10], seed=f"at once{number}"))
+    memory.down = True
+    work(context)
+    [[latest]] = database.run("SELECT max(extract(epoch FROM due_at - now())) FROM jobs")
+    assert latest < 7
+
+
+def test_a_person_has_a_network_tried_that_is_back(
+    context: Context, client: CoreClient, database: Database, memory: Memory
+) -> None:
+    images = [make_image([10], seed=f"back{number}") for number in range(3)]
+    for image in images:
+        push_image(client, "a/b", image)
+    memory.down = True
+    work(context)
+    for circuit in resolving._circuits[context.resolvers].values():
+        # It has been down for long, and was tried a while ago.
+        circuit._until, circuit._tried = time.monotonic() + 300, time.monotonic() - 10
+    memory.down = False
+    database.run("UPDATE jobs SET due_at = now() + interval '300 seconds'")
+    assert resolver_copies.retry(database) == 9
+    for _ in until():
+        work(context)
+        if kept(memory, *images) == content_of(*images):
+            break
 
 
 def test_what_a_network_refuses_is_tried_again(
