@@ -15,6 +15,7 @@ from typing import BinaryIO
 from chalicelib.http import Piece
 from chalicelib.resolvers import NotThere
 from chalicelib.resolvers.unixfs import Block, packed, parse, text
+from chalicelib.resolvers.varints import read_varint, varint
 
 BLOCK_LIMIT = 2 << 20
 """Bytes of the largest block that networks carry."""
@@ -46,7 +47,7 @@ def write(roots: Sequence[str], blocks: Iterable[Block]) -> Iterator[bytes]:
         if cid not in written:
             written.add(cid)
             encoded = packed(cid)
-            yield _varint(len(encoded) + len(data)) + encoded
+            yield varint(len(encoded) + len(data)) + encoded
             yield data
 
 
@@ -54,7 +55,7 @@ def length(roots: Sequence[str], blocks: Mapping[bytes, int]) -> int:
     """How many bytes ``write`` makes of these roots and blocks: their lengths by their CIDs in
     bytes, as ``Tree.lengths`` has them."""
     sections = (len(cid) + size for cid, size in blocks.items())
-    return len(_header(roots)) + sum(len(_varint(section)) + section for section in sections)
+    return len(_header(roots)) + sum(len(varint(section)) + section for section in sections)
 
 
 class Reader:
@@ -86,7 +87,7 @@ class Reader:
         if not size:
             raise ValueError("That is no archive: it has no header.")
         header = self._stream.read(size)
-        if _varint(size) + header != _PRAGMA:
+        if varint(size) + header != _PRAGMA:
             return _roots(header)
         # Characteristics (16 bytes), then where version 1 begins and how long it is.
         fixed = self._stream.read(40)
@@ -190,9 +191,9 @@ class _Stream:
 
 def _check(cid: bytes, data: bytes) -> None:
     """Raise ``ValueError`` where a block is not what its CID says."""
-    start = 0 if cid[0] == _RAW_SHA2_256 else _read_varint(cid, _read_varint(cid, 0)[1])[1]
-    kind, start = _read_varint(cid, start)
-    size, start = _read_varint(cid, start)
+    start = 0 if cid[0] == _RAW_SHA2_256 else read_varint(cid, read_varint(cid, 0)[1])[1]
+    kind, start = read_varint(cid, start)
+    size, start = read_varint(cid, start)
     if kind not in _HASHES:
         raise ValueError(f"The archive has a block by a hash that is not known here, {kind:#x}.")
     if len(cid) - start != size or _HASHES[kind](data) != cid[start:]:
@@ -204,12 +205,12 @@ def _cid_end(section: bytes) -> int:
     if section[:2] == b"\x12\x20":
         end = 34
     else:
-        version, at = _read_varint(section, 0)
+        version, at = read_varint(section, 0)
         if version != 1:
             raise ValueError("The archive has a block with no CID of version 0 or 1.")
-        _, at = _read_varint(section, at)
-        _, at = _read_varint(section, at)
-        size, at = _read_varint(section, at)
+        _, at = read_varint(section, at)
+        _, at = read_varint(section, at)
+        size, at = read_varint(section, at)
         end = at + size
     if end > min(len(section), _CID_LIMIT):
         raise ValueError("The archive has a CID that is cut off, or far too long.")
@@ -228,7 +229,7 @@ def _header(roots: Sequence[str]) -> bytes:
     links = (b"\0" + packed(root) for root in roots)
     header = _ROOTS + _cbor(_ARRAY, len(roots))
     header += b"".join(_LINK + _cbor(_STRING, len(link)) + link for link in links) + _VERSION
-    return _varint(len(header)) + header
+    return varint(len(header)) + header
 
 
 def _roots(header: bytes) -> tuple[str, ...]:
@@ -266,22 +267,3 @@ def _read_cbor(data: bytes, at: int, kind: int) -> tuple[int, int]:
     if data[at : at + 1 + width] != _cbor(kind, number):
         raise ValueError("The archive's header is not as DAG-CBOR writes it.")
     return number, at + 1 + width
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number, and the position behind it. Raises ``ValueError``."""
-    number = 0
-    for index, byte in enumerate(data[at : at + 9]):
-        number |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return number, at + index + 1
-    raise ValueError("The archive has a CID that is cut off.")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chalicelib.http import Piece
+from chalicelib.resolvers.varints import read_varint, varint
 
 _SHA2_256 = b"\x12\x20"
 _RAW, _DAG_PB = 0x55, 0x70
@@ -335,21 +336,12 @@ def _cid(version: int, codec: int, digest: bytes) -> bytes:
 # Protocol Buffers, as far as two messages need them.
 
 
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
 def _number(field: int, number: int) -> bytes:
-    return _varint(field << 3) + _varint(number)
+    return varint(field << 3) + varint(number)
 
 
 def _bytes(field: int, data: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
+    return varint(field << 3 | 2) + varint(len(data)) + data
 
 
 _TYPE_RAW, _TYPE_FILE = 0, 2
@@ -363,8 +355,8 @@ def _fields(
     spelled: dict[int, list[bytes]] = {field: [] for field in strings}
     position = 0
     while position < len(message):
-        key, position = _read_varint(message, position)
-        number, position = _read_varint(message, position)
+        key, position = read_varint(message, position)
+        number, position = read_varint(message, position)
         field, wire = key >> 3, key & 7
         if wire == 0 and field in counted:
             counted[field].append(number)
@@ -381,15 +373,5 @@ def _fields(
 def _varints(packed: bytes) -> Iterator[int]:
     position = 0
     while position < len(packed):
-        number, position = _read_varint(packed, position)
+        number, position = read_varint(packed, position)
         yield number
-
-
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
-    """A number, and the position behind it."""
-    number = 0
-    for index, byte in enumerate(message[position : position + 9]):
-        number |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return number, position + index + 1
-    raise ValueError("A block has a number that does not end, or is too large.")
