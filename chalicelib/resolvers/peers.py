@@ -117,7 +117,7 @@ def statement(
             _address(annotations[images.MANIFEST]),
             _address(value["urls"][0]),
         )
-    except (ValueError, KeyError, IndexError, TypeError, DigestInvalid):
+    except (ValueError, OverflowError, KeyError, IndexError, TypeError, DigestInvalid):
         raise NotTrusted("It is signed, and no root of an image all the same.") from None
 
 
@@ -132,7 +132,7 @@ def _unsigned(
             digest, size = digests.pack(value["digest"]), int(value["size"])
             return Statement("", digest, media_type, size, address, address)
         cid = _address(annotations[images.MANIFEST])
-    except (ValueError, KeyError, IndexError, TypeError, DigestInvalid):
+    except (ValueError, OverflowError, KeyError, IndexError, TypeError, DigestInvalid):
         raise Refused("That is no root of an image.") from None
     payload = _fetched(sources, cid, limit)
     return Statement("", digests.of(payload), media_type, len(payload), cid, address)
@@ -149,6 +149,7 @@ class _Pulling:
         self._sources = sources
         self._found = found
         self._pulled = Pulled(digests.unpack(found.digest), found.key)
+        self._kept = set[bytes]()
 
     def run(self, tag: str) -> Pulled:
         found = self._found
@@ -162,7 +163,9 @@ class _Pulling:
         return self._pulled
 
     def _manifest(self, found: Statement, tags: tuple[str, ...], depth: int) -> None:
-        """Keep a manifest, after all that it names."""
+        """Keep a manifest, after all that it names; once, however many indexes name it."""
+        if found.digest in self._kept:
+            return
         if depth > _DEPTH:
             raise Refused("Its indexes name each other too deep.")
         if found.size > self._context.settings.manifest_limit:
@@ -174,9 +177,10 @@ class _Pulling:
         derived = _read(self._sources, found.derived_cid, 2 * self._context.settings.manifest_limit)
         layers = self._children(found, json.loads(payload), derived, depth)
         cids = _cids(derived) | layers
-        missing = [each for each in document.blobs if digests.pack(each.digest) not in self._there]
-        missing += [each for each in document.absent if each.digest in cids]
-        missing += [each for each in document.children if each.digest in layers]
+        named = [each for each in document.absent if each.digest in cids]
+        named += [each for each in document.children if each.digest in layers]
+        blobs = dict.fromkeys([*document.blobs, *named])
+        missing = [each for each in blobs if digests.pack(each.digest) not in self._there]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="peer") as pool:
             fetching = [pool.submit(self._blob, each, cids) for each in missing]
             try:
@@ -185,11 +189,12 @@ class _Pulling:
                     self._pulled.blobs += 1
             finally:
                 pool.shutdown(cancel_futures=True)
-        self._pulled.blobs_there += len(document.blobs) + len(layers) - len(missing)
+        self._pulled.blobs_there += len(blobs) - len(missing)
         self._there |= {digests.pack(each.digest) for each in missing}
         ingest.add_manifest(
             self._context, self._repository, found.digest, found.media_type, payload, tags, NOBODY
         )
+        self._kept.add(found.digest)
         self._pulled.manifests += 1
 
     def _children(
@@ -198,8 +203,7 @@ class _Pulling:
         """Keep the manifests that an index names; gives where layers are that it names like such,
         as BuildKit's caches do."""
         layers = {}
-        children = original.get("manifests") or []
-        others = derived.get("manifests") or []
+        children, others = _listed(original, "manifests"), _listed(derived, "manifests")
         if len(children) != len(others):
             raise Corrupt("What was derived of an index names other manifests than it does.")
         for child, other in zip(children, others, strict=True):
@@ -259,12 +263,18 @@ def _cids(derived: Any) -> dict[str, str]:
     """Where blobs are that a derived manifest names. What is none is left out."""
     found = {}
     config = [derived["config"]] if isinstance(derived.get("config"), dict) else []
-    for each in (*config, *(derived.get("layers") or []), *(derived.get("blobs") or [])):
+    for each in (*config, *_listed(derived, "layers"), *_listed(derived, "blobs")):
         try:
             found[str(each["digest"])] = _address(each["urls"][0])
         except (ValueError, KeyError, IndexError, TypeError):
             continue
     return found
+
+
+def _listed(document: Any, name: str) -> list[Any]:
+    """What stands in a field; nothing where that is no list."""
+    found = document.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _address(url: Any) -> str:

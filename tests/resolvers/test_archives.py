@@ -179,6 +179,7 @@ def test_unsigned_root_that_names_the_manifest(alone: Context) -> None:
         json.dumps({**descriptor(IMAGE.manifest), "urls": ["ipfs://../.."]}).encode(),
         json.dumps({**descriptor(IMAGE.manifest), "size": -1}).encode(),
         json.dumps({**descriptor(IMAGE.manifest), "size": 1 << 60}).encode(),
+        json.dumps({**descriptor(IMAGE.manifest), "size": float("inf")}).encode(),
         json.dumps({**descriptor(IMAGE.manifest), "digest": "sha256:" + "0" * 64}).encode(),
         json.dumps(descriptor(IMAGE.manifest, annotations={images.MANIFEST: 1})).encode(),
     ],
@@ -187,6 +188,36 @@ def test_root_that_is_none(alone: Context, root: bytes) -> None:
     with pytest.raises((Refused, ResolverError, Corrupt)):
         imported(alone, archive(root, IMAGE.manifest.data))
     assert repositories.find(alone.database, "from/afar") is None
+
+
+def test_derived_manifests_that_are_none(alone: Context) -> None:
+    """Lists that are none lead to a refusal."""
+    named = {images.MANIFEST: f"ipfs://{cid(IMAGE.manifest.data)}"}
+    for derived in (b'{"layers": 5}', b'{"manifests": 5}', b'{"blobs": {"digest": 5}}'):
+        urls = [f"ipfs://{cid(derived)}"]
+        root = json.dumps({**IMAGE.manifest.descriptor, "urls": urls, "annotations": named})
+        with pytest.raises((Refused, ResolverError, Corrupt)):
+            imported(alone, archive(root.encode(), IMAGE.manifest.data, derived))
+    assert repositories.find(alone.database, "from/afar") is None
+
+
+def test_what_is_named_again_and_again_is_kept_once(alone: Context) -> None:
+    """Each index names the one below twenty times: 160,000 paths lead to one image."""
+    derived = original = by_nerdctl(IMAGE)
+    contents = [each.data for each in (*IMAGE.blobs, original)]
+    for level in range(4):
+        fields = {"annotations": {"level": str(level)}}
+        named = {images.MANIFEST: f"ipfs://{cid(original.data)}"}
+        top = {**json.loads(make_index([]).data), **fields}
+        child, other = original.descriptor, descriptor(derived, annotations=named)
+        media_type = make_index([]).media_type
+        original = Content(media_type, json.dumps({**top, "manifests": [child] * 20}).encode())
+        derived = Content(media_type, json.dumps({**top, "manifests": [other] * 20}).encode())
+        contents += [original.data, derived.data]
+    named = {images.MANIFEST: f"ipfs://{cid(original.data)}"}
+    root = json.dumps(descriptor(derived, annotations=named)).encode()
+    pulled = imported(alone, archive(root, *contents))
+    assert (pulled.manifests, pulled.blobs, pulled.blobs_there) == (5, 3, 0)
 
 
 def test_forged_signature_is_refused_though_nobody_need_sign(here: Context, alone: Context) -> None:
