@@ -36,7 +36,7 @@ KINDS = (
     Kind(resolver_copies.DERIVE, resolving.derive, *resolving.PATIENCE),
     Kind(resolver_copies.UNPIN, resolving.unpin, *resolving.PATIENCE),
     Kind(resolver_copies.FILL, resolving.fill),
-    Kind("resolve.check", resolving.check, every=HOUR),
+    Kind(resolver_copies.CHECK, resolving.check, every=HOUR),
     Kind("resolve.catch-up", resolving.catch_up, every=6 * HOUR),
     Kind("resolve.release", resolving.release, every=5 * MINUTE),
     Kind(HEAL, healing.perform),

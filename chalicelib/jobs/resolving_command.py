@@ -37,6 +37,16 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     where.add_argument("--all", action="store_true", help="of all repositories")
     parser = add(
         resolve,
+        "check",
+        check,
+        "have networks asked whether they keep what they have, as after a node lost its disk, and"
+        " put there again what they lost; workers do it, and once a day without being told",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--repository", metavar="NAME", help="of one repository")
+    where.add_argument("--all", action="store_true", help="of all repositories")
+    parser = add(
+        resolve,
         "backfill",
         backfill,
         "look through what was pushed before: put what was chosen since, take away what may not "
@@ -101,6 +111,18 @@ def retry(options: argparse.Namespace) -> int:
     with opened_database() as database:
         count = resolver_copies.retry(database, _ids(database, options))
     print_answer(options, {"retried": count}, f"{count} {_jobs(count)} now")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Have networks asked about copies."""
+    from chalicelib.metadata import resolver_copies
+
+    with opened_database() as database:
+        count = resolver_copies.recheck(database, _ids(database, options))
+    copies = "1 copy is" if count == 1 else f"{count} copies are"
+    sentence = f"{copies} looked at by workers; see `openregistry resolve status`"
+    print_answer(options, {"copies": count}, sentence)
     return 0
 
 

@@ -34,7 +34,7 @@ Place = tuple[bytes, str]
 _COLUMNS = "digest, resolver, size, state, cid, derived_cid, root_cid, error, changed_at"
 _SECONDS = "CAST(:{} AS double precision) * interval '1 second'"
 IMAGE, PUT, DERIVE, UNPIN = "resolve.image", "resolve", "resolve.derive", "resolve.unpin"
-FILL = "resolve.fill"
+FILL, CHECK = "resolve.fill", "resolve.check"
 """Kinds of jobs that are written together with the rows that they are about."""
 
 _DATA = "jsonb_build_object('resolver', {0}.resolver, 'digest', encode({0}.digest, 'hex'))"
@@ -443,6 +443,20 @@ def unchecked(runner: Runner, resolver: str, age: float, count: int) -> list[Kep
         count=count,
     )
     return [Kept(bytes(digest), *row) for digest, *row in rows]
+
+
+def recheck(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
+    """Have networks asked soon about all that they have of what repositories have, or about all, as
+    after a node has lost its disk; gives about how many copies."""
+    scope, parameters = _scope(repository_ids, "")
+    rows = runner.run(
+        "WITH old AS (UPDATE resolver_copies c SET checked_at = '-infinity'"
+        f" WHERE state = 'there' AND {scope} RETURNING 1"
+        f"), asked AS (INSERT INTO jobs (kind, data) SELECT '{CHECK}', '{{}}'"
+        " WHERE EXISTS (SELECT FROM old)) SELECT count(*) FROM old",
+        **parameters,
+    )
+    return int(rows[0][0])
 
 
 def checked(runner: Runner, resolver: str, digests: Sequence[bytes]) -> None:

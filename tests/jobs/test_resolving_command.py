@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from chalicelib.context import Context
+from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import resolver_copies
 from tests.client import CoreClient, push_image
@@ -85,6 +86,18 @@ def test_what_was_pushed_before_is_put_looked_at_and_retried(place: Place) -> No
         stop.set()
         working.join()
     assert resolver_copies.failures(place.context.database) == []
+
+
+def test_what_a_network_has_lost_is_looked_for_and_put_again(place: Place) -> None:
+    place.desk.say("resolve", "backfill", "--all")
+    work(place)
+    kept = dict(place.memory.kept)
+    place.memory.kept.clear()
+    assert "3 copies are" in place.desk.say("resolve", "check", "--repository", "account0/image")
+    assert place.desk.json("resolve", "check", "--all") == {"copies": 6}
+    Worker(place.context, [kind for kind in KINDS if kind.name == resolver_copies.CHECK]).drain()
+    work(place)
+    assert place.memory.kept == kept
 
 
 def test_what_cannot_be(place: Place) -> None:
