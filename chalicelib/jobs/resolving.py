@@ -21,7 +21,7 @@ from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain
 from chalicelib.metadata import jobs, resolver_copies
-from chalicelib.metadata.database import Transaction
+from chalicelib.metadata.database import Database, Transaction
 from chalicelib.resolvers import Resolver, ResolverError, WrongCid, added, images
 from chalicelib.resolvers.blocks import fetch
 from chalicelib.resolvers.opening import Resolvers
@@ -232,12 +232,17 @@ def catch_up(context: Context, job: Job) -> None:
     """Mend what was missed: where nothing goes wrong there is nothing to do."""
     database = context.database
     resolver_copies.mend(database, _MEND_AGE)
+    derive_all(database)
+    resolver_copies.fill(database)
+
+
+def derive_all(database: Database) -> None:
+    """Have the images derived whose content networks have, and which nobody has noticed."""
     found = resolver_copies.incomplete(database)
     for name, places in groupby(found, lambda place: place[1]):
         waiting = [digest for digest, _ in places]
         for start in range(0, len(waiting), _BATCH):
             resolver_copies.complete(database, name, waiting[start : start + _BATCH])
-    resolver_copies.fill(database)
 
 
 def _let_go(context: Context, name: str, digest: bytes) -> None:

@@ -22,6 +22,7 @@ from chalicelib.http import ManifestBlobUnknown, RegistryError
 from chalicelib.identity import NOBODY
 from chalicelib.identity.open import Open
 from chalicelib.jobs import orphans as sweeps
+from chalicelib.jobs import resolving
 from chalicelib.metadata import blobs, indexes, orphans, repositories, restoring
 from chalicelib.metadata import manifests as manifest_rows
 from chalicelib.metadata.database import Transaction
@@ -104,6 +105,8 @@ class _Restoring:
         for each in self._repositories():
             self._restore(each)
             report.repositories += 1
+        # By which images are pulled from networks; a worker would notice hours later.
+        resolving.derive_all(self._database)
         if not report.lost and not report.unread:
             indexes.succeed(self._database, self._top.number)
         return report

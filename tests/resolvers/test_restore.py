@@ -194,6 +194,18 @@ def test_database_that_was_lost(
     )
 
 
+def test_roots_are_had_again(context: Context, lost: Callable[..., Context]) -> None:
+    """By the worker's next jobs: who pulls by the index finds them in the one that comes next."""
+    query = "SELECT digest, root_cid FROM resolver_copies WHERE root_cid IS NOT NULL ORDER BY 1"
+    pushed(context)
+    roots = context.database.run(query)
+    assert len(roots) == 3
+    new = lost()
+    assert restored(new, adopt=True).lost == []
+    work(new)
+    assert new.database.run(query) == roots
+
+
 def test_objects_are_adopted(context: Context, lost: Callable[..., Context]) -> None:
     """Nothing is fetched that object storage has, though no row tells what its objects are."""
     pushed(context)
