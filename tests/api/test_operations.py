@@ -23,7 +23,7 @@ PARTS = {
     "account": "alice", "repository": "alice/app", "provider": "github", "identity": "x",
     "session": "x", "passkey": "x", "team": "x", "member": "x", "robot": "x", "token": "x",
     "login": "x", "rule": "x", "invitation": "1", "grantee": "bob",
-    "webhook": "x", "delivery": "x", "trigger": "x",
+    "webhook": "x", "delivery": "x", "trigger": "x", "resolver": "x",
     "tag": "x", "reference": "x", "digest": "sha256:" + "0" * 64, "job": "1",
 }  # fmt: skip
 
