@@ -7,7 +7,7 @@ follow. Making one needs no network; reading one does where it has less than the
 what `ipfs dag export` makes of a root alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,12 +18,11 @@ from chalicelib.http import ManifestUnknown, Piece
 from chalicelib.metadata import blobs, manifests
 from chalicelib.registry import blocks, documents
 from chalicelib.resolvers import car, finding, images, peers
+from chalicelib.resolvers.peers import Tell
 from chalicelib.resolvers.placing import Bytes, Corrupt, Stored
 from chalicelib.resolvers.unixfs import Block, Tree
 from chalicelib.storage import StorageError
 
-Tell = Callable[[str, int, int], None]
-"""Told how it goes: what is done, how much of it, and how much there is to do."""
 _DEPTH = 8
 
 
@@ -159,6 +158,7 @@ def import_image(
     repository: str,
     tag: str,
     trusted: Sequence[str] | None,
+    tell: Tell = peers.silent,
 ) -> peers.Pulled:
     """Make an image of an archive's first root; what the archive does not have comes from
     networks. Raises as ``peers.pull_root`` does; ``Refused`` where that is no archive."""
@@ -169,4 +169,5 @@ def import_image(
     if not archive.roots:
         raise peers.Refused("The archive names no root.")
     sources = [archive, *finding.sources(context)]
-    return peers.pull_root(context, sources, archive.roots[0], repository, tag, trusted)
+    root = archive.roots[0]
+    return peers.pull_root(context, sources, root, repository, tag, trusted, tell=tell)

@@ -47,7 +47,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 def export(options: argparse.Namespace) -> int:
     """Write an image to a file."""
     from chalicelib.resolvers import archives
-    from chalicelib.resolvers.index_command import teller
+    from chalicelib.resolvers.index_command import telling
     from chalicelib.resolvers.placing import Corrupt
 
     repository, reference = _parts(options.image)
@@ -56,8 +56,11 @@ def export(options: argparse.Namespace) -> int:
     file = Path(options.file)
     part = file.with_name(f"{file.name}.part")
     try:
-        with opened_context() as context, part.open("wb") as writing:
-            tell = teller(options.json)
+        with (
+            opened_context() as context,
+            part.open("wb") as writing,
+            telling(options.json) as tell,
+        ):
             exported = archives.export(context, repository, reference, writing, tell)
         part.replace(file)
     except OSError as error:
@@ -80,6 +83,7 @@ def export(options: argparse.Namespace) -> int:
 def import_(options: argparse.Namespace) -> int:
     """Make an image of a file or a root."""
     from chalicelib.resolvers import ResolverError, archives, finding, peers, signing
+    from chalicelib.resolvers.index_command import telling
     from chalicelib.resolvers.placing import Corrupt
 
     repository, tag = _parts(options.image)
@@ -89,13 +93,13 @@ def import_(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(f"--trust {error}") from error
     try:
-        with opened_context() as context:
+        with opened_context() as context, telling(options.json) as tell:
             if options.source.startswith(_IPFS):
                 root, sources = options.source.removeprefix(_IPFS), finding.sources(context)
-                found = peers.pull_root(context, sources, root, repository, tag, trusted)
+                found = peers.pull_root(context, sources, root, repository, tag, trusted, tell=tell)
             else:
                 with Path(options.source).open("rb") as file:
-                    found = archives.import_image(context, file, repository, tag, trusted)
+                    found = archives.import_image(context, file, repository, tag, trusted, tell)
     except OSError as error:
         raise CommandError(f"{options.source} cannot be read: {error.strerror}") from error
     except (peers.Refused, signing.NotTrusted, ResolverError, Corrupt) as error:

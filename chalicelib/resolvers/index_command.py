@@ -4,7 +4,8 @@ registries may have of it."""
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from chalicelib.hosts import opened_context
 if TYPE_CHECKING:
     from chalicelib.context import Context
 
+Tell = Callable[[str, int, int], None]
 _TELL_SECONDS = 10.0
 """How often progress is told where nobody watches."""
 _SHOWN = 100
@@ -153,8 +155,7 @@ def restore_blobs(options: argparse.Namespace) -> int:
     from chalicelib import digests
     from chalicelib.resolvers import restoring
 
-    with opened_context() as context:
-        tell = teller(options.json)
+    with opened_context() as context, telling(options.json) as tell:
         report = restoring.restore_blobs(context, check=options.check, tell=tell)
     failures = [
         {"digest": digests.unpack(each.digest), "size": each.size, "reason": each.reason}
@@ -183,9 +184,10 @@ def restore_metadata(options: argparse.Namespace) -> int:
             raise CommandError(f"there is no index to restore from: {error}") from error
         except ValueError as error:
             raise CommandError(f"--key {error}") from error
-        report = restoring_metadata.restore_metadata(
-            context, top, adopt=options.adopt, tell=teller(options.json)
-        )
+        with telling(options.json) as tell:
+            report = restoring_metadata.restore_metadata(
+                context, top, adopt=options.adopt, tell=tell
+            )
     left_out = report.left_out._asdict() if report.left_out else None
     if options.json:
         print(as_json({**asdict(report), "left_out": left_out}))
@@ -214,11 +216,11 @@ def pull(options: argparse.Namespace) -> int:
     from chalicelib.resolvers.placing import Corrupt
 
     repository, _, tag = options.image.rpartition(":")
-    with opened_context() as context:
+    with opened_context() as context, telling(options.json) as tell:
         try:
             keys = map(signing.checked_key, options.key)
             trusted = [*_own(context), *context.settings.trusted_keys, *keys]
-            pulled = peers.pull(context, options.source, repository, tag, trusted)
+            pulled = peers.pull(context, options.source, repository, tag, trusted, tell)
         except (peers.Refused, signing.NotTrusted, ResolverError, Corrupt) as error:
             raise CommandError(str(error)) from error
         except ValueError as error:
@@ -246,8 +248,10 @@ def _print_lost(lost: list[tuple[str, str]]) -> None:
         print(f"could not be had: {len(lost) - _SHOWN} more, which --json tells")
 
 
-def teller(quiet: bool) -> Callable[[str, int, int], None]:
-    """Tells progress on standard error: over and over on a terminal, else a line now and then."""
+@contextmanager
+def telling(quiet: bool) -> Iterator[Tell]:
+    """Tells progress on standard error: over and over on a terminal, until it is done, else a line
+    now and then."""
     said = float("-inf")
 
     def tell(what: str, done: int, most: int) -> None:
@@ -262,4 +266,8 @@ def teller(quiet: bool) -> Callable[[str, int, int], None]:
             print(f"openregistry: {line}", file=sys.stderr, flush=True)
         said = now
 
-    return tell
+    try:
+        yield tell
+    finally:
+        if said > float("-inf") and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ addresses that a forger has written lead to nothing worse than a refusal.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ from chalicelib.resolvers.blocks import Source, fetch, read
 from chalicelib.resolvers.placing import Corrupt
 from chalicelib.resolvers.signing import NotTrusted
 
+Tell = Callable[[str, int, int], None]
+"""Told how it goes: what is done, how much of it, and how much there is to do."""
 _ROOT_LIMIT = 1 << 20
 _DEPTH = 8
 _THREADS = 8
@@ -59,15 +61,25 @@ class Pulled:
     size: int = 0
 
 
+def silent(what: str, done: int, most: int) -> None:
+    """Tell nobody."""
+
+
 def pull(
-    context: Context, source: str, repository: str, tag: str, trusted: Sequence[str]
+    context: Context,
+    source: str,
+    repository: str,
+    tag: str,
+    trusted: Sequence[str],
+    tell: Tell = silent,
 ) -> Pulled:
     """Pull an image into a repository, under a tag: from a root (``ipfs://CID``), or from another
     registry's index (``ipns://NAME#repository:tag``), signed by one of these public keys. Raises
     ``Refused``, ``NotTrusted``, ``ResolverError``, ``Corrupt``, ``StorageError``, and what a push
     is refused with."""
     root, wanted = _root(context, source, trusted)
-    return pull_root(context, finding.sources(context), root, repository, tag, trusted, wanted)
+    sources = finding.sources(context)
+    return pull_root(context, sources, root, repository, tag, trusted, wanted, tell)
 
 
 def pull_root(
@@ -78,6 +90,7 @@ def pull_root(
     tag: str,
     trusted: Sequence[str] | None,
     wanted: bytes | None = None,
+    tell: Tell = silent,
 ) -> Pulled:
     """Pull the image of a root, which is to be that of the manifest ``wanted``. Without keys that
     are trusted, whoever has given the root is: anybody may have signed it, or nobody. Raises as
@@ -89,7 +102,8 @@ def pull_root(
     if wanted is not None and found.digest != wanted:
         raise NotTrusted("The root is of another manifest than the index says.")
     # Whoever runs the registry has asked for it.
-    pulling = _Pulling(replace(context, access=Open(context.database)), repository, sources, found)
+    opened = replace(context, access=Open(context.database))
+    pulling = _Pulling(opened, repository, sources, found, tell)
     return pulling.run(tag)
 
 
@@ -142,8 +156,14 @@ class _Pulling:
     """One image on its way."""
 
     def __init__(
-        self, context: Context, repository: str, sources: Sequence[Source], found: Statement
+        self,
+        context: Context,
+        repository: str,
+        sources: Sequence[Source],
+        found: Statement,
+        tell: Tell,
     ) -> None:
+        self._tell = tell
         self._context = context
         self._repository = repository
         self._sources = sources
@@ -183,10 +203,12 @@ class _Pulling:
         missing = [each for each in blobs if digests.pack(each.digest) not in self._there]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="peer") as pool:
             fetching = [pool.submit(self._blob, each, cids) for each in missing]
+            most = self._pulled.blobs + len(missing)
             try:
                 for size in fetching:
                     self._pulled.size += size.result()
                     self._pulled.blobs += 1
+                    self._tell("blobs fetched", self._pulled.blobs, most)
             finally:
                 pool.shutdown(cancel_futures=True)
         self._pulled.blobs_there += len(blobs) - len(missing)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from chalicelib.metadata import blobs, blocks, repositories
 from chalicelib.resolvers import NotThere, ResolverError, car, images, signing
 from chalicelib.resolvers.archives import Exported, export, import_image
 from chalicelib.resolvers.blocks import fetch
+from chalicelib.resolvers.index_command import telling
 from chalicelib.resolvers.peers import Pulled, Refused
 from chalicelib.resolvers.placing import Corrupt
 from chalicelib.resolvers.signing import NotTrusted
@@ -243,6 +245,25 @@ def test_blobs_with_other_bytes(alone: Context) -> None:
         imported(alone, archive(root, evil, *contents))
     answer = CoreClient(alone).request("GET", "/v2/from/afar/manifests/latest")
     assert answer.status == 404
+
+
+def test_progress_is_told_and_leaves_nothing_behind(
+    here: Context,
+    alone: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    push(here)
+    _, data = exported(here)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with telling(quiet=False) as tell:
+        import_image(alone, io.BytesIO(data), "from/afar", "latest", None, tell)
+    said = capsys.readouterr().err
+    assert said.startswith("\r\x1b[Kblobs fetched: 1 of 3")
+    assert said.endswith("\r\x1b[K")
+    with telling(quiet=True) as tell:
+        tell("blobs fetched", 1, 3)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_not_here_is_told(here: Context) -> None:
