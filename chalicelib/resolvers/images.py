@@ -45,7 +45,7 @@ def derive(context: Context, resolver: Resolver, digest: bytes) -> Derived:
     """Put what is derived of a manifest on a network that has all that it names. What the network
     does not have gets no address. Raises as ``place`` does."""
     name = digests.unpack(digest)
-    data, media_type = _derived(context, resolver.name, digest)
+    data, media_type = _derived(context, resolver.name, digest, {})
     derived_cid = place(resolver, Bytes(name + DERIVED, data), digests.of(data))
     itself = {copy.resolver: copy for copy in resolver_copies.there(context.database, [digest])}
     copy = itself.get(resolver.name)
@@ -92,7 +92,11 @@ def derived_of(payload: bytes, addresses: Mapping[str, Address]) -> bytes:
     return json.dumps(document).encode()
 
 
-def _derived(context: Context, resolver: str, digest: bytes) -> tuple[bytes, str]:
+def _derived(
+    context: Context, resolver: str, digest: bytes, known: dict[bytes, bytes]
+) -> tuple[bytes, str]:
+    """What is derived of a manifest, and its media type. What several indexes name is derived once:
+    that is ``known``."""
     payload, media_type = resolver_copies.manifest(context.database, digest)
     named = [digests.pack(each["digest"]) for each in _named(json.loads(payload))]
     addresses = {}
@@ -102,8 +106,9 @@ def _derived(context: Context, resolver: str, digest: bytes) -> tuple[bytes, str
         cid = copy.cid or ""
         address = Address(cid)
         if copy.derived_cid:
-            child, _ = _derived(context, resolver, copy.digest)
-            address = Address(cid, child, copy.derived_cid)
+            if copy.digest not in known:
+                known[copy.digest], _ = _derived(context, resolver, copy.digest, known)
+            address = Address(cid, known[copy.digest], copy.derived_cid)
         addresses[digests.unpack(copy.digest)] = address
     return derived_of(payload, addresses), media_type
 

@@ -15,14 +15,15 @@ from chalicelib.http import Denied, ManifestInvalid
 from chalicelib.identity.keys import Keys
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
-from chalicelib.metadata import blobs, blocks
+from chalicelib.metadata import blobs, blocks, resolver_copies
+from chalicelib.metadata.database import Runner
 from chalicelib.resolvers import NotThere, ResolverError, images, peers, signing
 from chalicelib.resolvers.peers import Pulled, Refused
 from chalicelib.resolvers.placing import Bytes, Corrupt
 from chalicelib.resolvers.publishing import ipns_name, publish
 from chalicelib.resolvers.signing import NotTrusted
 from tests.client import CoreClient, push_image, push_manifest
-from tests.images import Image, make_image, make_index
+from tests.images import Content, Image, make_image, make_index
 from tests.resolvers.memory import Memory
 from tests.servers import Postgres
 
@@ -153,6 +154,36 @@ def test_index_of_images(here: Context, there: Context) -> None:
     assert answer.body == every.data
     for image in (IMAGE, ARM):
         assert_there(there, image.manifest.digest, image)
+
+
+def test_indexes_that_name_each_other_over_and_over(
+    here: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at each level, which both name both below: 256 paths lead down from the top."""
+    image = make_image()
+    client, level = CoreClient(here), [image.manifest]
+    push_image(client, "some/image", image, "latest")
+    for _ in range(8):
+        child = [each.descriptor for each in level]
+        level = []
+        for name in "ab":
+            fields = {"manifests": child, "annotations": {"name": name}}
+            data = json.dumps({**json.loads(make_index([]).data), **fields}).encode()
+            level.append(Content(make_index([]).media_type, data))
+            assert push_manifest(client, "some/image", level[-1], name).status == 201
+    put(here)
+    digest = digests.pack(level[0].digest)
+    asked: list[bytes] = []
+    manifest = resolver_copies.manifest
+
+    def count(runner: Runner, digest: bytes) -> tuple[bytes, str]:
+        asked.append(digest)
+        return manifest(runner, digest)
+
+    monkeypatch.setattr(resolver_copies, "manifest", count)
+    derived = images.derive(here, here.resolvers.own["memory"], digest)
+    assert derived.root_cid == root_of(here, level[0].digest)
+    assert len(asked) == 1 + 2 * 7 + 1
 
 
 def test_pulled_by_the_name_of_the_index(here: Context, there: Context, network: Named) -> None:
