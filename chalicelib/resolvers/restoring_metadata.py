@@ -27,7 +27,7 @@ from chalicelib.metadata import blobs, indexes, orphans, repositories, restoring
 from chalicelib.metadata import manifests as manifest_rows
 from chalicelib.metadata.database import Transaction
 from chalicelib.registry import ingest
-from chalicelib.resolvers import ResolverError, finding, index
+from chalicelib.resolvers import ResolverError, finding, index, signing
 from chalicelib.resolvers.blocks import Source, fetch, read
 from chalicelib.resolvers.index import Blob, Manifest, Repository, Top
 from chalicelib.resolvers.placing import Corrupt
@@ -166,7 +166,11 @@ class _Restoring:
         return self._database.transaction(work)
 
     def _note(self, found: Repository) -> None:
-        """The networks have it all still: nothing is put there again, unless they say otherwise."""
+        """The networks have it all still: nothing is put there again, unless they say otherwise.
+        Only this registry has proved which CIDs are of which digests; what another one says of it
+        would be served unseen."""
+        if self._top.key not in signing.public_keys(self._context.keys):
+            return
         contents: list[tuple[bytes, Blob | Manifest]] = list(found.blobs.items())
         contents += found.manifests.items()
         copies = {
