@@ -306,8 +306,12 @@ def _using(context: Context, name: str, digest: bytes) -> Iterator[Resolver]:
 
 
 def _tell(context: Context, name: str, digest: bytes, sentence: str) -> None:
-    text = sentence[:_ERROR_LENGTH].replace("\0", "")
-    resolver_copies.fail(context.database, digest, name, text)
+    resolver_copies.fail(context.database, digest, name, _text(sentence))
+
+
+def _text(sentence: str) -> str:
+    """What Postgres takes for text, not too long."""
+    return sentence[:_ERROR_LENGTH].replace("\0", "")
 
 
 class _Circuit:
@@ -358,7 +362,7 @@ class _Circuit:
             self._until = now + pause
             self._pause = min(2 * pause, _LAST_PAUSE)
         _log.warning("the resolver %s is down: %s", self._name, failure)
-        resolver_copies.put_off(context.database, self._name, pause)
+        resolver_copies.put_off(context.database, self._name, pause, _text(str(failure)))
         raise NotNow(pause)
 
 

@@ -360,16 +360,23 @@ def end(runner: Runner, digest: bytes, resolver: str) -> None:
     )
 
 
-def put_off(runner: Runner, resolver: str, seconds: float) -> None:
-    """Let all jobs for a network that is down begin in so many seconds, at the earliest."""
+def put_off(runner: Runner, resolver: str, seconds: float, error: str) -> None:
+    """Let all jobs for a network that is down begin in so many seconds, at the earliest; what waits
+    for it says why."""
     runner.run(
-        f"UPDATE jobs SET due_at = now() + {_SECONDS.format('seconds')}"
+        "WITH untold AS (SELECT digest FROM resolver_copies"
+        " WHERE resolver = :resolver AND state = 'waiting' AND error = ''"
+        " ORDER BY digest FOR NO KEY UPDATE SKIP LOCKED"
+        "), told AS (UPDATE resolver_copies c SET error = :error FROM untold u"
+        " WHERE c.digest = u.digest AND c.resolver = :resolver)"
+        f" UPDATE jobs SET due_at = now() + {_SECONDS.format('seconds')}"
         " WHERE kind = ANY(CAST(:kinds AS text[])) AND data ->> 'resolver' = :resolver"
         " AND subject = '' AND dead_at IS NULL AND NOT taken"
         f" AND due_at <= now() + {_SECONDS.format('seconds')}",
         kinds=[PUT, DERIVE, UNPIN],
         resolver=resolver,
         seconds=seconds,
+        error=error,
     )
 
 
