@@ -20,7 +20,7 @@ from chalicelib.http import FileRegion, Stream
 from chalicelib.metadata import blobs
 from chalicelib.registry.blobs import REDIRECTING
 from chalicelib.resolvers import ResolverError, healing
-from chalicelib.resolvers.blocks import PATIENCE, is_shunned, probe, read, shun
+from chalicelib.resolvers.blocks import LONGEST, PATIENCE, is_shunned, probe, read, shun
 from chalicelib.resolvers.gateways import gateway
 from chalicelib.storage import NoSuchObject, StorageError
 
@@ -73,8 +73,10 @@ def open_blob(
     ``wanted``, or where storage is known to fail. Raises ``StorageError`` where they are nowhere
     to be had."""
     storage: _Way = partial(_from_storage, context, digest, found)
+    # Nobody waits long for a network where storage has the blob as well.
+    longest = LONGEST if found.missing else PATIENCE
     network: list[_Way] = [
-        partial(read, sources, cid)
+        partial(read, sources, cid, longest=longest)
         for cid, sources in healing.by_cid(context, found.networks or {})
     ]
     if found.missing or wanted == "network" or is_shunned(_STORAGE):

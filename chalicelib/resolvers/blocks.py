@@ -59,17 +59,20 @@ class Source(Protocol):
         none."""
 
 
-def read(sources: Sequence[Source], cid: str, offset: int, length: int) -> Stream:
+def read(
+    sources: Sequence[Source], cid: str, offset: int, length: int, longest: float | None = None
+) -> Stream:
     """Those bytes of a file. Iterating raises ``ResolverError`` where no source has a block that is
-    needed, or the file is shorter, or is none. Raises ``ValueError`` for what is no CID."""
-    return _Reader(sources, cid, offset, length)
+    needed, or has given it ``longest`` seconds (``LONGEST``) after the last was asked; or where the
+    file is shorter, or is none. Raises ``ValueError`` for what is no CID."""
+    return _Reader(sources, cid, offset, length, LONGEST if longest is None else longest)
 
 
 def fetch(sources: Sequence[Source], cid: str, limit: int) -> bytes:
     """A whole file of at most so many bytes. Raises ``ResolverError``; ``ValueError`` where it is
     longer, or that is no CID."""
     identifier = parse(cid)
-    block = _Asking(sources, cid, identifier).answer()
+    block = _Asking(sources, cid, identifier, LONGEST).answer()
     size = len(block) if identifier.raw else _decoded(cid, block).size
     if size > limit:
         raise ValueError(f"What {cid} names has {size} bytes, and may have {limit}.")
@@ -82,7 +85,7 @@ def probe(source: Source, cid: str) -> None:
     now = time.monotonic()
     if now - _probed.get(source.name, -_PROBED) >= _PROBED:
         _probed[source.name] = now
-        _Asking([source], cid, parse(cid))
+        _Asking([source], cid, parse(cid), LONGEST)
 
 
 class _Span(NamedTuple):
@@ -97,19 +100,22 @@ class _Span(NamedTuple):
 class _Part:
     """A tree of blocks of which a span is wanted."""
 
-    def __init__(self, sources: Sequence[Source], cid: str, span: _Span, depth: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], cid: str, span: _Span, depth: int, longest: float
+    ) -> None:
         self.cid = cid
         self.identifier = parse(cid)
         self.span = span
         self.depth = depth
         self._sources = sources
+        self._longest = longest
         self._asking: _Asking | None = None
         self._holds_room = False
 
     def ask(self) -> "_Asking":
         """Have its first block fetched."""
         if self._asking is None:
-            self._asking = _Asking(self._sources, self.cid, self.identifier)
+            self._asking = _Asking(self._sources, self.cid, self.identifier, self._longest)
         return self._asking
 
     def ask_ahead(self) -> bool:
@@ -130,11 +136,14 @@ class _Part:
 class _Reader:
     """The ``Stream`` of a part of a file."""
 
-    def __init__(self, sources: Sequence[Source], cid: str, offset: int, length: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], cid: str, offset: int, length: int, longest: float
+    ) -> None:
         self._sources = sources
         self._cid = cid
         self._length = length
-        self._parts = deque([_Part(sources, cid, _Span(offset, offset + length, None), 0)])
+        self._longest = longest
+        self._parts = deque([self._part(cid, _Span(offset, offset + length, None), 0)])
 
     def __iter__(self) -> Iterator[bytes]:
         left = self._length
@@ -175,16 +184,22 @@ class _Reader:
             first, last = max(start - position, 0), min(end - position, child.size)
             if first < last:
                 span = _Span(first, last, child.size)
-                wanted.append(_Part(self._sources, child.cid, span, part.depth + 1))
+                wanted.append(self._part(child.cid, span, part.depth + 1))
             position += child.size
         self._parts.extendleft(reversed(wanted))
+
+    def _part(self, cid: str, span: _Span, depth: int) -> _Part:
+        return _Part(self._sources, cid, span, depth, self._longest)
 
 
 class _Asking:
     """One block, asked for from one source after another on threads, until one has given it."""
 
-    def __init__(self, sources: Sequence[Source], cid: str, identifier: Identifier) -> None:
+    def __init__(
+        self, sources: Sequence[Source], cid: str, identifier: Identifier, longest: float
+    ) -> None:
         self._cid = cid
+        self._longest = longest
         self._identifier = identifier
         self._order = deque(_in_order(sources))
         self._answers: queue.SimpleQueue[tuple[str, bytes | ResolverError]] = queue.SimpleQueue()
@@ -217,7 +232,7 @@ class _Asking:
         if not self._order:
             return False
         source = self._order.popleft()
-        self._until = time.monotonic() + (PATIENCE if self._order else LONGEST)
+        self._until = time.monotonic() + (PATIENCE if self._order else self._longest)
         self._waiting.add(source.name)
         threading.Thread(
             target=self._ask, args=(source,), name=f"block-{source.name}", daemon=True

@@ -3,15 +3,18 @@
 import logging
 import threading
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from chalicelib import digests
 from chalicelib.identity.keys import Keys, SealError
-from chalicelib.metadata import blobs, resolvers
+from chalicelib.metadata import blobs
 from chalicelib.metadata.database import Database
 from chalicelib.resolvers import Resolver
 from chalicelib.settings import Settings
 from chalicelib.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from chalicelib.metadata.resolvers import Sealed
 
 _SECONDS = 5.0
 """For so long a process may use keys that were changed, and resolvers that are gone."""
@@ -22,7 +25,7 @@ class _Opened(NamedTuple):
     """A resolver, what it was opened with, and until when (on the clock of ``time.monotonic``) that
     is taken to be so still."""
 
-    row: resolvers.Sealed | None
+    row: "Sealed | None"
     resolver: Resolver | None
     until: float
 
@@ -69,6 +72,9 @@ class Resolvers:
             before = self._added.get(name)
         if before is not None and time.monotonic() < before.until:
             return before.resolver
+        # Loaded when it is needed, like the resolvers themselves: a cold start waits for neither.
+        from chalicelib.metadata import resolvers
+
         row = resolvers.sealed(self._database, name)
         if before is not None and before.row == row:
             resolver = before.resolver
@@ -99,7 +105,7 @@ class Resolvers:
         found = blobs.copy(self._database, digests.pack(name), self._store.name)
         return None if found is None else found.key
 
-    def _open(self, name: str, row: resolvers.Sealed) -> Resolver | None:
+    def _open(self, name: str, row: "Sealed") -> Resolver | None:
         from chalicelib.resolvers import added
         from chalicelib.resolvers.filebase import Address, Filebase
 

@@ -70,3 +70,11 @@ def test_who_may_not_pull_is_told_nothing(world: World, image: Image) -> None:
     path = f"/admin/blocked-digests/{image.manifest.digest}"
     assert world.call("PUT", path, body, by="root").status == 200
     assert world.call("GET", f"{APP}/latest/networks", by="alice").status == 403
+
+
+def test_the_manifest_names_this_list(world: World, image: Image) -> None:
+    path = f"/v2/alice/app/manifests/{image.manifest.digest}"
+    answer = As(world.client, "alice").request("GET", path)
+    listed = f"/api/v1{APP}/{image.manifest.digest}/networks"
+    assert answer.headers["Link"].split(", ")[0] == f'<{listed}>; rel="describedby"'
+    assert world.client.request("GET", listed).status == 401

@@ -60,10 +60,8 @@ def test_a_manifest_names_where_it_and_its_content_are(context: Context) -> None
     add(context, image.config.digest, "bafyconfig")
     add(context, image.layers[0].digest, "bafylayer", state="leaving")
     add(context, image.manifest.digest, "bafyother", resolver="other")
-    api = f"/api/v1/repositories/a/b/-/manifests/{image.manifest.digest}/networks"
     anchor = f'anchor="/v2/a/b/blobs/{image.config.digest}"'
     expected = [
-        f'<{api}>; rel="describedby"',
         '<ipfs://bafymanifest>; rel="duplicate"',
         f'<{GATEWAY}/ipfs/bafymanifest>; rel="duplicate"',
         '<ipfs://bafyroot>; rel="urn:openregistry:image"',

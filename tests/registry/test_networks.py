@@ -210,12 +210,12 @@ def test_storage_with_a_fault_is_left_for_the_network(
 @pytest.mark.parametrize("fault", ["down", "hangs", "lies"])
 @pytest.mark.parametrize("healthy", [0, 3])
 def test_a_network_with_a_fault_is_left_for_storage(
-    fault: str, healthy: int, context: Context, digest: str, network: Memory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(blocks, "LONGEST", 0.3)
+    fault: str, healthy: int, context: Context, digest: str, network: Memory
+) -> None:
     network.fault, network.healthy = fault, healthy
+    begun = time.monotonic()
     assert ask(context, digest, query="?source=network").body == DATA
+    assert time.monotonic() - begun < blocks.LONGEST / 2
     network.released.set()
 
 
