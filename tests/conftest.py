@@ -21,8 +21,9 @@ pytest_plugins = ["tests.hosts.lambda_registry", "tests.contexts"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let SIGTERM end the tests as Ctrl-C does: servers are stopped before pytest ends. What a shell
-    starts in the background ignores Ctrl-C, and so would the servers that tests send it to."""
+    """Let SIGTERM end the tests as Ctrl-C does: servers are stopped before pytest ends. What a
+    shell starts in the background ignores Ctrl-C, and so would the servers that tests send it
+    to."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses") and os.geteuid() == 0:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chalicelib.resolvers import NotThere, ResolverError, blocks
@@ -33,6 +33,7 @@ def whole(sources: "list[Memory]", cid: str = CID, size: int = len(DATA)) -> byt
 
 
 @pytest.mark.parametrize("profile", TREES)
+@settings(deadline=None)
 @given(st.data())
 def test_every_range(profile: Profile, data: st.DataObject) -> None:
     cid, known = TREES[profile]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chalicelib.resolvers import NotThere, blocks
@@ -92,6 +92,7 @@ def test_it_is_as_the_specification_has_it() -> None:
 
 
 @pytest.mark.parametrize("profile", [SMALL, SMALL_V0])
+@settings(deadline=None)
 @given(data=st.binary(max_size=200) | st.binary(max_size=2).map(lambda part: part * 80))
 def test_all_blocks_once_and_the_length_foretold(profile: Profile, data: bytes) -> None:
     tree = Tree([data[:7], data[7:]], profile)
@@ -213,6 +214,7 @@ def test_what_is_no_archive(wrong: bytes, why: str) -> None:
         read(wrong)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 400), st.integers(0, 255))
 def test_any_bytes_at_all(noise: bytes, at: int, byte: int) -> None:
     spoiled = bytearray(version_2(archive(NOISE[:50], SMALL)))

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chalicelib.resolvers.unixfs import UNIXFS_V0_2015, Child, Node, node, parse, text
@@ -28,6 +28,7 @@ def data(*fields: bytes) -> bytes:
 FILE = b"\x08\x02"
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.sampled_from([b"\x01\x55", b"\x01\x70", b""]))
 def test_cids_are_read_as_they_are_written(digest: bytes, prefix: bytes) -> None:
     found = parse(text(prefix + b"\x12\x20" + digest))
@@ -95,6 +96,7 @@ def test_other_blocks_are_no_nodes(wrong: bytes) -> None:
         node(wrong)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_noise_is_a_node_or_refused(noise: bytes) -> None:
     for block in (noise, data(noise), link(noise) + data(FILE, noise)):
