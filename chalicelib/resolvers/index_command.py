@@ -79,7 +79,9 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="ipfs://CID, the root of an image; or ipns://NAME#repository:tag, by the index of a "
         "registry",
     )
-    parser.add_argument("image", metavar="NAME:TAG", help="what it is to be called here")
+    parser.add_argument(
+        "image", metavar="NAME[:TAG]", help="what it is to be called here; by default with latest"
+    )
     parser.add_argument(
         "--key",
         action="append",
@@ -215,7 +217,8 @@ def pull(options: argparse.Namespace) -> int:
     from chalicelib.resolvers import ResolverError, peers, signing
     from chalicelib.resolvers.placing import Corrupt
 
-    repository, _, tag = options.image.rpartition(":")
+    repository, _, tag = options.image.partition(":")
+    tag = tag or "latest"
     with opened_context() as context, telling(options.json) as tell:
         try:
             keys = map(signing.checked_key, options.key)
