@@ -15,7 +15,7 @@ from chalicelib.metadata.jobs import Job
 if TYPE_CHECKING:
     from chalicelib.context import Context
 
-__all__ = ["GiveUp", "Job", "Kind", "Later", "NotNow", "TryAgain"]
+__all__ = ["GiveUp", "Job", "Kind", "Later", "NotNow", "TryAgain", "as_text"]
 
 Later = Callable[[Transaction], None]
 """What ends with a job, in one transaction."""
@@ -56,3 +56,8 @@ class Kind:
     def pause(self, tries: int) -> float:
         """Seconds until the next attempt, before jitter."""
         return float(min(self.first * 2.0 ** (tries - 1), self.most))
+
+
+def as_text(sentence: str, most: int) -> str:
+    """What Postgres takes for text, of ``most`` characters at most."""
+    return sentence[:most].replace("\0", "")

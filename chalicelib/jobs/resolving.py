@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from chalicelib import digests
 from chalicelib.context import Context
-from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain
+from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain, as_text
 from chalicelib.metadata import jobs, resolver_copies
 from chalicelib.metadata.database import Database, Transaction
 from chalicelib.resolvers import Resolver, ResolverError, WrongCid, added, images
@@ -306,12 +306,7 @@ def _using(context: Context, name: str, digest: bytes) -> Iterator[Resolver]:
 
 
 def _tell(context: Context, name: str, digest: bytes, sentence: str) -> None:
-    resolver_copies.fail(context.database, digest, name, _text(sentence))
-
-
-def _text(sentence: str) -> str:
-    """What Postgres takes for text, not too long."""
-    return sentence[:_ERROR_LENGTH].replace("\0", "")
+    resolver_copies.fail(context.database, digest, name, as_text(sentence, _ERROR_LENGTH))
 
 
 class _Circuit:
@@ -362,7 +357,9 @@ class _Circuit:
             self._until = now + pause
             self._pause = min(2 * pause, _LAST_PAUSE)
         _log.warning("the resolver %s is down: %s", self._name, failure)
-        resolver_copies.put_off(context.database, self._name, pause, _text(str(failure)))
+        resolver_copies.put_off(
+            context.database, self._name, pause, as_text(str(failure), _ERROR_LENGTH)
+        )
         raise NotNow(pause)
 
 

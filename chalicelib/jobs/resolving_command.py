@@ -32,9 +32,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser = add(
         resolve, "retry", retry, "have begin now what waits or was given up, as once a node is back"
     )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--repository", metavar="NAME", help="of one repository")
-    where.add_argument("--all", action="store_true", help="of all repositories")
+    _of_one_or_all(parser)
     parser = add(
         resolve,
         "check",
@@ -42,9 +40,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         "have networks asked whether they keep what they have, as after a node lost its disk, and"
         " put there again what they lost; workers do it, and once a day without being told",
     )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--repository", metavar="NAME", help="of one repository")
-    where.add_argument("--all", action="store_true", help="of all repositories")
+    _of_one_or_all(parser)
     parser = add(
         resolve,
         "backfill",
@@ -62,6 +58,12 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="end when all is there. Exit status 1: something was given up",
     )
     index_command.add_to(resolve)
+
+
+def _of_one_or_all(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--repository", metavar="NAME", help="of one repository")
+    where.add_argument("--all", action="store_true", help="of all repositories")
 
 
 def show_status(options: argparse.Namespace) -> int:

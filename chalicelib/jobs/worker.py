@@ -15,7 +15,7 @@ from functools import partial
 
 from chalicelib.context import Context
 from chalicelib.http import Unavailable
-from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, TryAgain
+from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, TryAgain, as_text
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import DatabaseError, Transaction, UniqueViolation
 
@@ -172,13 +172,13 @@ class Worker:
                 "job %d (%s) is tried again in %.0f s: %s", job.id, job.kind, seconds, sentence,
                 exc_info=not expected,
             )  # fmt: skip
-            jobs.put_off(database, job, seconds, _text(sentence))
+            jobs.put_off(database, job, seconds, as_text(sentence, _ERROR_LENGTH))
 
     def _give_up(self, job: Job, sentence: str) -> None:
         _log.error("job %d (%s) is given up: %s", job.id, job.kind, sentence)
         self._count(job, "given_up")
         recurs = self._kinds[job.kind].every is not None
-        jobs.give_up(self._context.database, job, _text(sentence), recurs=recurs)
+        jobs.give_up(self._context.database, job, as_text(sentence, _ERROR_LENGTH), recurs=recurs)
 
     def _count(self, job: Job, what: str) -> None:
         with self._changed:
@@ -211,11 +211,6 @@ def _end(job: Job, later: Later, transaction: Transaction) -> bool:
         return False
     later(transaction)
     return True
-
-
-def _text(sentence: str) -> str:
-    """What Postgres takes for text, not too long."""
-    return sentence[:_ERROR_LENGTH].replace("\0", "")
 
 
 class _Pool(ThreadPoolExecutor):

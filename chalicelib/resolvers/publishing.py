@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from chalicelib import digests
@@ -99,7 +100,7 @@ def publish(context: Context, *, force: bool = False) -> Report:
         report.changed = True
     fresh = putting.top(found)
     for name in fresh & names.keys():
-        putting.attempt(name, lambda name=name: _publish_name(context, names[name], found))  # type: ignore[misc]
+        putting.attempt(name, partial(_publish_name, context, names[name], found))
         if name in report.failures:
             indexes.forget(database, name, [found.cid])
     report.number, report.cid = found.number, found.cid
@@ -124,7 +125,7 @@ class _Putting:
         self._files = {name: indexes.files(self._database, name) for name in self._places}
         if last is not None and last.cid:
             for name in self._places:
-                self.attempt(name, lambda name=name: self._look(name, last))  # type: ignore[misc]
+                self.attempt(name, partial(self._look, name, last))
 
     @property
     def whole(self) -> bool:
@@ -145,7 +146,7 @@ class _Putting:
     def page(self, page: index.Page) -> index.Reference:
         """Put a page wherever it is not."""
         for name, at in self._places.items():
-            self._put(name, page.cid, lambda at=at: at.put_page(page.cid, page.data))  # type: ignore[misc]
+            self._put(name, page.cid, partial(at.put_page, page.cid, page.data))
         return index.Reference(page.cid, page.first)
 
     def top(self, found: Published) -> set[str]:
@@ -153,7 +154,7 @@ class _Putting:
         return {
             name
             for name, at in self._places.items()
-            if self._put(name, found.cid, lambda at=at: at.put_top(found))  # type: ignore[misc]
+            if self._put(name, found.cid, partial(at.put_top, found))
         }
 
     def drop(self, name: str, cid: str) -> None:
