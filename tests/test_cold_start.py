@@ -1,5 +1,6 @@
 """A cold start is a person waiting: what importing ``app.py`` may load, and how long it takes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,8 @@ def _seconds(modules: str) -> float:
 
 
 def _python(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Compiled modules are kept, as the package for Lambda has them."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, *arguments], cwd=ROOT, env=kept, capture_output=True, text=True, check=True
     )

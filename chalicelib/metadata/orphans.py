@@ -69,13 +69,14 @@ def unknown(runner: Runner, store: str, keys: Sequence[str], age: int) -> list[U
 
 
 def suspect(runner: Runner, store: str, sizes: Mapping[str, int], sweep: int) -> None:
-    """Remember that a sweep saw these keys, and when one did first. ``sizes`` are in bytes."""
+    """Remember that a sweep saw these keys, and when one did first. ``sizes`` are in bytes. What a
+    newer one has seen meanwhile stays what that one saw."""
     runner.run(
         "INSERT INTO suspects AS s (store, key, size, sweep)"
         " SELECT :store, key, size, :sweep"
         " FROM unnest(CAST(:keys AS text[]), CAST(:sizes AS bigint[])) AS k (key, size)"
         " ORDER BY key ON CONFLICT (store, key) DO UPDATE"
-        " SET sweep = excluded.sweep, size = greatest(s.size, excluded.size)",
+        " SET sweep = greatest(s.sweep, excluded.sweep), size = greatest(s.size, excluded.size)",
         store=store,
         sweep=sweep,
         keys=list(sizes),

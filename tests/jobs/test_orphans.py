@@ -585,6 +585,25 @@ def test_an_older_sweep_deletes_nothing_more(
 
 
 @in_a_folder
+def test_an_older_sweep_takes_nothing_from_a_newer(
+    context: Context, client: CoreClient, database: Database
+) -> None:
+    """It may still be looking at what the newer one has seen."""
+    push_blobs(client)
+    orphan = add_orphan(context)
+    older = sweep(context)
+    age(database, 8)
+    newer = Sweep()
+    while newer.stage != orphans.STAGED:
+        orphans.proceed(context, newer, 0)
+    rows.suspect(database, context.store.name, {orphan: 1}, older.number)
+    while newer.stage != orphans.DONE:
+        orphans.proceed(context, newer, 0)
+    assert newer.deleted == 1
+    assert orphan not in objects(context)
+
+
+@in_a_folder
 def test_a_refusal_is_seen_among_the_jobs(context: Context, database: Database) -> None:
     for _ in range(3):
         add_orphan(context)
