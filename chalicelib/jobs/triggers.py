@@ -5,7 +5,6 @@ as ours are (Standard Webhooks). A message says nothing but that it is time: wha
 was said when the trigger was made. It works once, within five minutes.
 """
 
-import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from chalicelib.context import Context
 from chalicelib.http import RegistryError, Request, Response, Unauthorized
 from chalicelib.identity import letters, signatures
 from chalicelib.identity.keys import SealError
+from chalicelib.identity.sealing import seal_anew
 from chalicelib.identity.signatures import SignatureError
 from chalicelib.identity.users import Refused
 from chalicelib.jobs import Job, retention
@@ -24,8 +24,6 @@ from chalicelib.metadata.database import Runner, Transaction
 from chalicelib.metadata.grants import Place
 from chalicelib.metadata.triggers import Trigger
 from chalicelib.metadata.webhooks import account_of
-
-_log = logging.getLogger(__name__)
 
 SEALED_FOR = "triggers"
 """The purpose that triggers' secrets are sealed for; their owner is the trigger's id."""
@@ -109,15 +107,8 @@ def receive(context: Context, request: Request) -> Response:
 
 def expire(context: Context, _job: Job) -> None:
     """Forget old messages, and seal with the key in force what a former one did."""
-    database, keys = context.database, context.keys
-    triggers.expire(database)
-    for trigger, sealed in triggers.sealed_otherwise(database, keys.mark(SEALED_FOR)):
-        try:
-            secret = keys.unseal(SEALED_FOR, trigger, sealed)
-        except SealError as error:
-            _log.warning("the secret of trigger %s is lost: %s", trigger, error)
-        else:
-            triggers.reseal(database, trigger, keys.seal(SEALED_FOR, trigger, secret))
+    triggers.expire(context.database)
+    seal_anew(context.database, context.keys, SEALED_FOR, triggers.SECRETS)
 
 
 def _note(transaction: Transaction, what: str, place: Place, trigger: str, by: str) -> None:

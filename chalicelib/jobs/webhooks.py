@@ -5,26 +5,24 @@ all. Once a webhook has failed a few times in a row it is left alone for a while
 and after a day of nothing but failures it is disabled, which its owners are told.
 """
 
-import logging
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from chalicelib.context import Context
 from chalicelib.identity import letters, signatures
-from chalicelib.identity.keys import Keys, SealError
+from chalicelib.identity.keys import SealError
+from chalicelib.identity.sealing import seal_anew
 from chalicelib.jobs import DAY, HOUR, MINUTE, Job, Later, NotNow, TryAgain, bodies
 from chalicelib.metadata import audit, jobs, webhooks
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.webhooks import Attempt, Due
 from chalicelib.outbound import Outbound, OutboundError
-
-_log = logging.getLogger(__name__)
 
 SEALED_FOR = "webhooks"
 """The purpose that webhooks' secrets are sealed for; their owner is the webhook's id."""
@@ -107,21 +105,12 @@ def notify(context: Context, job: Job) -> None:
 
 def expire(context: Context, _job: Job) -> None:
     """Forget old deliveries and secrets, and seal with the key in force what a former one did."""
-    database, keys = context.database, context.keys
+    database = context.database
     while webhooks.expire(database, _HISTORY, _BATCH) == _BATCH:
         pass
     webhooks.forget_former(database)
-    for webhook, secret, former in webhooks.sealed_otherwise(database, keys.mark(SEALED_FOR)):
-        try:
-            webhooks.reseal(
-                database,
-                webhook,
-                secret,
-                _sealed_anew(keys, webhook, secret),
-                former and _sealed_anew(keys, webhook, former),
-            )
-        except SealError as error:
-            _log.warning("the secret of webhook %s is lost: %s", webhook, error)
+    for column in webhooks.SECRETS:
+        seal_anew(database, context.keys, SEALED_FOR, column)
 
 
 def outbound(context: Context) -> Outbound:
@@ -141,8 +130,7 @@ def _attempted(context: Context, due: Due) -> Attempt:
     begun, at = time.monotonic(), datetime.now(UTC)
     status, answer, error, fields = None, "", "", {"Content-Type": media_type}
     try:
-        secrets = [context.keys.unseal(SEALED_FOR, due.webhook, each) for each in due.secrets]
-        fields.update(signatures.headers(secrets, due.id, body))
+        fields.update(signatures.headers(_secrets(context, due), due.id, body))
         reply = outbound(context).send(
             due.url, body, {**fields, "Accept": "*/*"}, seconds=SECONDS, kept=KEPT
         )
@@ -156,6 +144,16 @@ def _attempted(context: Context, due: Due) -> Attempt:
     head = "".join(f"{name}: {value}\n" for name, value in fields.items())
     request = f"POST {due.url}\n{head}\n{body[:KEPT].decode(errors='ignore')}"
     return Attempt(at, time.monotonic() - begun, request, status, answer, error)
+
+
+def _secrets(context: Context, due: Due) -> list[bytes]:
+    """What signs, the secret in force first. Raises ``SealError`` where that one is lost."""
+    in_force, *former = due.secrets
+    secrets = [context.keys.unseal(SEALED_FOR, due.webhook, in_force)]
+    # One that is lost was rotated for that reason.
+    with suppress(SealError):
+        secrets += [context.keys.unseal(SEALED_FOR, due.webhook, each) for each in former]
+    return secrets
 
 
 def _ended(due: Due, state: str) -> Later:
@@ -173,10 +171,6 @@ def _disable(transaction: Transaction, webhook: str, error: str) -> None:
         webhook=webhook,
     )  # fmt: skip
     jobs.add(transaction, NOTIFY, {"webhook": webhook, "url": url, "reason": error})
-
-
-def _sealed_anew(keys: Keys, webhook: str, sealed: bytes) -> bytes:
-    return keys.seal(SEALED_FOR, webhook, keys.unseal(SEALED_FOR, webhook, sealed))
 
 
 @contextmanager

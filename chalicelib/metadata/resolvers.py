@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 
 from chalicelib.metadata import resolver_copies
 from chalicelib.metadata.database import Runner
+from chalicelib.metadata.sealed import Column
+
+KEYS = Column("resolvers", "sealed", owner="name", owner_type="text")
+"""Where the keys are, sealed."""
 
 
 class Added(NamedTuple):
@@ -149,25 +153,4 @@ def end_removed(runner: Runner) -> None:
     runner.run(
         "DELETE FROM resolvers s WHERE removed_at IS NOT NULL"
         " AND NOT EXISTS (SELECT FROM resolver_copies c WHERE c.resolver = s.name)"
-    )
-
-
-def sealed_otherwise(runner: Runner, mark: bytes) -> list[tuple[str, bytes]]:
-    """Name and sealed keys of resolvers whose begin with another mark."""
-    rows = runner.run(
-        "SELECT name, sealed FROM resolvers WHERE substring(sealed FOR :length) <> :mark"
-        " ORDER BY name",
-        mark=mark,
-        length=len(mark),
-    )
-    return [(name, bytes(keys)) for name, keys in rows]
-
-
-def reseal(runner: Runner, name: str, was: bytes, keys: bytes) -> None:
-    """Keep the same keys, sealed anew, where they are still those."""
-    runner.run(
-        "UPDATE resolvers SET sealed = :keys WHERE name = :name AND sealed = :was",
-        name=name,
-        was=was,
-        keys=keys,
     )

@@ -5,6 +5,10 @@ from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
 from chalicelib.metadata.grants import Place
+from chalicelib.metadata.sealed import Column
+
+SECRETS = Column("triggers", "secret")
+"""Where the secrets are, sealed."""
 
 
 class Trigger(NamedTuple):
@@ -129,23 +133,3 @@ def start_retention(runner: Runner, place: Place, kind: str) -> None:
 def expire(runner: Runner) -> None:
     """Forget messages that are too old to be believed again."""
     runner.run("DELETE FROM trigger_messages WHERE expires_at < now()")
-
-
-def sealed_otherwise(runner: Runner, mark: bytes) -> list[tuple[str, bytes]]:
-    """Id and sealed secret of triggers whose begins with another mark."""
-    rows = runner.run(
-        "SELECT CAST(id AS text), secret FROM triggers"
-        " WHERE substring(secret FOR :length) <> :mark ORDER BY id",
-        mark=mark,
-        length=len(mark),
-    )
-    return [(each, bytes(secret)) for each, secret in rows]
-
-
-def reseal(runner: Runner, trigger_id: str, secret: bytes) -> None:
-    """Keep the same secret, sealed anew."""
-    runner.run(
-        "UPDATE triggers SET secret = :secret WHERE id = CAST(:id AS uuid)",
-        id=trigger_id,
-        secret=secret,
-    )

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
 from chalicelib.metadata.grants import Place
+from chalicelib.metadata.sealed import Column
 
 DELIVER = "webhook.deliver"
 """The kind of job that delivers one event to one webhook."""
 PING = "ping"
 """The kind of event that only tests a webhook."""
+SECRETS = Column("webhooks", "secret"), Column("webhooks", "former_secret")
+"""Where the secrets are, sealed."""
 
 
 class Webhook(NamedTuple):
@@ -435,32 +438,6 @@ def forget_former(runner: Runner) -> None:
     """Forget secrets that sign no longer."""
     runner.run(
         "UPDATE webhooks SET former_secret = NULL, former_until = NULL WHERE former_until <= now()"
-    )
-
-
-def sealed_otherwise(runner: Runner, mark: bytes) -> list[tuple[str, bytes, bytes | None]]:
-    """Id and sealed secrets of webhooks with one that begins with another mark."""
-    rows = runner.run(
-        "SELECT CAST(id AS text), secret, former_secret FROM webhooks"
-        " WHERE substring(secret FOR :length) <> :mark"
-        " OR substring(former_secret FOR :length) <> :mark ORDER BY id",
-        mark=mark,
-        length=len(mark),
-    )
-    return [(each, bytes(secret), former and bytes(former)) for each, secret, former in rows]
-
-
-def reseal(
-    runner: Runner, webhook_id: str, was: bytes, secret: bytes, former: bytes | None
-) -> None:
-    """Keep the same secrets, sealed anew, where they are still those."""
-    runner.run(
-        "UPDATE webhooks w SET secret = :secret, former_secret = :former"
-        f" WHERE {_ID} AND secret = :was",
-        id=webhook_id,
-        was=was,
-        secret=secret,
-        former=former,
     )
 
 

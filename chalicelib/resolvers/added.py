@@ -7,14 +7,14 @@ inwards (CWE-918): so there are Filebase's own servers, and those that the setti
 """
 
 import json
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.context import Context
-from chalicelib.identity.keys import Keys, SealError
+from chalicelib.identity.keys import Keys
+from chalicelib.identity.sealing import seal_anew
 from chalicelib.identity.users import Refused
 from chalicelib.metadata import accounts, audit, resolvers
 from chalicelib.metadata.database import Transaction
@@ -34,7 +34,6 @@ SEALED_FOR = "resolver"
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _LONGEST_NAME = 64
 _KEY = re.compile(r"[!-~]{1,256}")
-_log = logging.getLogger(__name__)
 
 
 def full_name(context: Context, account: int | None, name: str) -> str:
@@ -171,15 +170,8 @@ def check(context: Context, name: str) -> str:
 def tend(context: Context) -> None:
     """Forget resolvers that were removed and have nothing more, and seal with the key in force what
     a former one did."""
-    database, keys = context.database, context.keys
-    resolvers.end_removed(database)
-    for name, sealed in resolvers.sealed_otherwise(database, keys.mark(SEALED_FOR)):
-        try:
-            opened = keys.unseal(SEALED_FOR, name, sealed)
-        except SealError as error:
-            _log.warning("the keys of the resolver %s are lost: %s", name, error)
-        else:
-            resolvers.reseal(database, name, sealed, keys.seal(SEALED_FOR, name, opened))
+    resolvers.end_removed(context.database)
+    seal_anew(context.database, context.keys, SEALED_FOR, resolvers.KEYS)
 
 
 def unsealed(keys: Keys, name: str, sealed: bytes) -> tuple[str, str]:

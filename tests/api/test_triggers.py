@@ -1,5 +1,6 @@
 """Triggers: a signed message starts a job, once, and no other message does."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 from standardwebhooks import Webhook as Signer
 
 from chalicelib.identity import signatures, users
-from chalicelib.jobs import retention
+from chalicelib.identity.keys import Keys
+from chalicelib.jobs import retention, triggers
 from chalicelib.metadata import jobs
 from tests.api.acme import Acme, add_organisation
 from tests.api.conftest import World
+from tests.client import CoreClient
 
 BODY = b'{"any": "thing"}'
 
@@ -140,3 +143,13 @@ def test_a_suspended_accounts_start_nothing(acme: Acme) -> None:
 def test_it_starts_what_there_is(acme: Acme) -> None:
     answer = acme.world.call("POST", "/accounts/acme/triggers", {"starts": "war"}, by="alice")
     assert answer.status == 422
+
+
+def test_a_secret_outlives_the_key_that_sealed_it(acme: Acme) -> None:
+    trigger, context = made(acme, "/accounts/acme"), acme.world.context
+    keys = Keys("another secret", context.settings.secret_key)
+    triggers.expire(replace(context, keys=keys), jobs.Job(0, "", "", {}, 0, 0))
+    alone = replace(context, keys=Keys("another secret"))
+    renewed = replace(acme, world=replace(acme.world, context=alone, client=CoreClient(alone)))
+    assert send(renewed, trigger) == 202
+    assert send(acme, trigger) == 500

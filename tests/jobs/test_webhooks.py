@@ -442,6 +442,29 @@ def test_a_secret_outlives_the_key_that_sealed_it(context: Context, server: Rece
     assert "SECRET_KEY" in rows.attempts(hook.database, hook.deliveries()[0].id)[0].error
 
 
+def test_a_former_secret_that_is_lost_hinders_nothing(
+    context: Context, server: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The secret key is gone, and the webhook's secret is rotated, as the error tells to."""
+    hook = Hook(context, server.origin)
+    lost = replace(context, keys=type(context.keys)("another secret of the tests"))
+    hook.push()
+    assert work(lost) == 0
+    assert "Rotate" in hook.attempts()[0].error
+    hook.database.run("DELETE FROM jobs")
+    hook.key = signatures.new_secret()
+    sealed = lost.keys.seal(webhooks.SEALED_FOR, hook.id, hook.key)
+    rows.rotate(hook.database, hook.id, sealed, 3600)
+    hook.push()
+    assert work(lost) == 1
+    assert verified(hook.verifier, server.received[0])
+    keys = type(context.keys)("a third secret of the tests", "another secret of the tests")
+    webhooks.expire(replace(context, keys=keys), jobs.Job(0, "", "", {}, 0, 0))
+    assert hook.id in caplog.text
+    hook.push()
+    assert work(replace(context, keys=type(keys)("a third secret of the tests"))) == 1
+
+
 def test_one_webhooks_secret_is_not_anothers(context: Context) -> None:
     hook = Hook(context, "https://x.example")
     sealed = context.keys.seal(webhooks.SEALED_FOR, hook.id, hook.key)

@@ -458,4 +458,4 @@ def test_keys_open_for_their_resolver_alone_and_are_sealed_anew(
     assert after is not None
     assert after.keys != row.keys
     assert added.unsealed(Keys("another secret"), mine, after.keys) == KEYS
-    assert f"the keys of the resolver {other} are lost" in caplog.text
+    assert f"the secret of {other} is lost" in caplog.text
