@@ -22,6 +22,7 @@ from chalicelib.context import Context
 from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain, as_text
 from chalicelib.metadata import jobs, resolver_copies
 from chalicelib.metadata.database import Database, Transaction
+from chalicelib.metadata.resolver_copies import Task
 from chalicelib.resolvers import Resolver, ResolverError, WrongCid, added, images
 from chalicelib.resolvers.blocks import fetch
 from chalicelib.resolvers.opening import Resolvers
@@ -58,75 +59,62 @@ def image(context: Context, job: Job) -> Later:
 
 def put(context: Context, job: Job) -> Later | None:
     """Put one content where it is to be."""
-    name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
-    database = context.database
-    found = resolver_copies.find(database, digest, name, context.store.name)
-    if found is None or found.state == "leaving":
+    copy = _copy(context, job, "waiting", "there")
+    if copy is None:
         return None
-    if found.state == "waiting":
-        if not found.wanted:
-            _let_go(context, name, digest)
+    if copy.state == "waiting":
+        if not copy.wanted:
+            _let_go(context, copy)
             return None
-        with _using(context, name, digest) as resolver:
-            cid = place(resolver, _content(context, digest, found), digest)
-        if not resolver_copies.record(database, digest, name, cid):
-            resolver_copies.take_back(database, digest, name, cid)
+        with _using(context, copy) as resolver:
+            cid = place(resolver, _content(context, copy), copy.digest)
+        if not resolver_copies.record(context.database, *copy.place, cid):
+            resolver_copies.take_back(context.database, *copy.place, cid)
             return None
-
-    def later(transaction: Transaction) -> None:
-        resolver_copies.complete(transaction, name, [digest])
-
-    return later
+    return _completed(copy)
 
 
 def derive(context: Context, job: Job) -> Later | None:
     """Put the image on a network that is derived of a manifest, all of which is there."""
-    name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
-    database = context.database
-    found = resolver_copies.find(database, digest, name, context.store.name)
-    if found is None or found.state != "there":
+    copy = _copy(context, job, "there")
+    if copy is None:
         return None
-    with _using(context, name, digest) as resolver:
+    with _using(context, copy) as resolver:
         try:
-            derived = images.derive(context, resolver, digest)
+            derived = images.derive(context, resolver, copy.digest)
         except LookupError:
             # It has been deleted: its copy goes too.
             return None
-    if not resolver_copies.record_derived(database, digest, name, *derived):
-        resolver_copies.take_back(database, digest, name, None, *derived)
+    if not resolver_copies.record_derived(context.database, *copy.place, *derived):
+        resolver_copies.take_back(context.database, *copy.place, None, *derived)
         return None
-
-    def later(transaction: Transaction) -> None:
-        resolver_copies.complete(transaction, name, [digest])
-
-    return later
+    return _completed(copy)
 
 
 def unpin(context: Context, job: Job) -> Later | None:
     """Have a network keep a copy no longer."""
-    name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
-    found = resolver_copies.find(context.database, digest, name, context.store.name)
-    if found is None or found.state != "leaving":
+    copy = _copy(context, job, "leaving")
+    if copy is None:
         return None
-    text = digests.unpack(digest)
+    text = digests.unpack(copy.digest)
     cids = {
         # A network may have been given what it had not told the CID of.
-        text: found.cid or _computed(context, digest, found),
-        text + images.DERIVED: found.derived_cid,
-        text + images.ROOT: found.root_cid,
+        text: copy.cid or _computed(context, copy),
+        text + images.DERIVED: copy.derived_cid,
+        text + images.ROOT: copy.root_cid,
     }
     kept = [(called, cid) for called, cid in cids.items() if cid is not None]
     if kept:
-        others = resolver_copies.shared(context.database, digest, name, [cid for _, cid in kept])
-        with _using(context, name, digest) as resolver:
+        others = resolver_copies.shared(context.database, *copy.place, [cid for _, cid in kept])
+        with _using(context, copy) as resolver:
             for called, cid in kept:
                 if cid not in others:
                     resolver.unpin(called, cid)
 
     def later(transaction: Transaction) -> None:
         # Where it has changed, somebody has put it there meanwhile: another job takes it away.
-        if resolver_copies.lock(transaction, digest, name) == found.changed_at:
-            resolver_copies.end(transaction, digest, name)
+        if resolver_copies.lock(transaction, *copy.place) == copy.changed_at:
+            resolver_copies.end(transaction, *copy.place)
 
     return later
 
@@ -219,7 +207,7 @@ def _mend(context: Context, resolver: Resolver, copy: resolver_copies.Kept) -> N
         return
     text = digests.unpack(copy.digest)
     try:
-        mend(resolver, _content(context, copy.digest, found), copy.digest, copy.cid)
+        mend(resolver, _content(context, found), copy.digest, copy.cid)
         for suffix, cid in ((images.DERIVED, copy.derived_cid), (images.ROOT, copy.root_cid)):
             if cid is not None:
                 data = fetch([resolver], cid, _DERIVED_LIMIT)
@@ -245,68 +233,85 @@ def derive_all(database: Database) -> None:
             resolver_copies.complete(database, name, waiting[start : start + _BATCH])
 
 
-def _let_go(context: Context, name: str, digest: bytes) -> None:
+def _copy(context: Context, job: Job, *states: str) -> Task | None:
+    """The copy that a job is about; None where it is in none of these states any more."""
+    name, digest = str(job.data["resolver"]), bytes.fromhex(job.data["digest"])
+    found = resolver_copies.find(context.database, digest, name, context.store.name)
+    return found if found is not None and found.state in states else None
+
+
+def _completed(copy: Task) -> Later:
+    """Have derived what is whole now that this is there."""
+
+    def later(transaction: Transaction) -> None:
+        resolver_copies.complete(transaction, copy.resolver, [copy.digest])
+
+    return later
+
+
+def _let_go(context: Context, copy: Task) -> None:
     """Put nothing where nobody wants it. Where somebody does after all, it is looked at again."""
 
     def work(transaction: Transaction) -> bool:
-        if resolver_copies.lock(transaction, digest, name) is None:
+        if resolver_copies.lock(transaction, *copy.place) is None:
             return True
-        return bool(resolver_copies.judge(transaction, [(digest, name)]))
+        return bool(resolver_copies.judge(transaction, [copy.place]))
 
     if not context.database.transaction(work):
         raise NotNow(1)
 
 
-def _computed(context: Context, digest: bytes, found: resolver_copies.Task) -> str | None:
+def _computed(context: Context, copy: Task) -> str | None:
     """The CID of content, None where nobody can tell any more."""
-    if (cid := of_one_block(digest, found.size)) is not None:
+    if (cid := of_one_block(copy.digest, copy.size)) is not None:
         return cid
     computing = Cid()
     try:
-        for piece in _content(context, digest, found).open():
+        for piece in _content(context, copy).open():
             computing.update(piece)
     except StorageError as error:
-        _log.warning("the CID of %s is not known: %s", digests.unpack(digest), error)
+        _log.warning("the CID of %s is not known: %s", digests.unpack(copy.digest), error)
         return None
     return computing.finish()
 
 
-def _content(context: Context, digest: bytes, found: resolver_copies.Task) -> Bytes | Stored:
-    text = digests.unpack(digest)
-    if found.payload is not None:
-        return Bytes(text, found.payload)
-    if found.key is None:
+def _content(context: Context, copy: Task) -> Bytes | Stored:
+    text = digests.unpack(copy.digest)
+    if copy.payload is not None:
+        return Bytes(text, copy.payload)
+    if copy.key is None:
         raise NoSuchObject("Object storage does not have it.")
-    return Stored(text, found.size, found.key, context.store)
+    return Stored(text, copy.size, copy.key, context.store)
 
 
 @contextmanager
-def _using(context: Context, name: str, digest: bytes) -> Iterator[Resolver]:
-    """A resolver, for something about one copy. What goes wrong is kept in the copy's row, where
+def _using(context: Context, copy: Task) -> Iterator[Resolver]:
+    """Its resolver, for something about one copy. What goes wrong is kept in the copy's row, where
     people see it. Where the network is down all jobs for it are put off together."""
-    resolver = context.resolvers.get(name)
+    resolver = context.resolvers.get(copy.resolver)
     if resolver is None:
-        _tell(context, name, digest, f"There is no resolver {name} here now.")
+        _tell(context, copy, f"There is no resolver {copy.resolver} here now.")
         raise NotNow(HOUR)
-    circuit = _circuit(context.resolvers, name)
+    circuit = _circuit(context.resolvers, copy.resolver)
     circuit.enter(context, resolver)
     try:
         yield resolver
     except (WrongCid, Corrupt) as error:
-        _tell(context, name, digest, str(error))
+        _tell(context, copy, str(error))
         raise GiveUp(str(error)) from error
     except StorageError as error:
         sentence = f"Object storage does not give its bytes: {error}"
-        _tell(context, name, digest, sentence)
+        _tell(context, copy, sentence)
         raise TryAgain(sentence) from error
     except ResolverError as error:
-        _tell(context, name, digest, str(error))
+        _tell(context, copy, str(error))
         circuit.failed(context, resolver)
         raise TryAgain(str(error)) from error
 
 
-def _tell(context: Context, name: str, digest: bytes, sentence: str) -> None:
-    resolver_copies.fail(context.database, digest, name, as_text(sentence, _ERROR_LENGTH))
+def _tell(context: Context, copy: Task, sentence: str) -> None:
+    error = as_text(sentence, _ERROR_LENGTH)
+    resolver_copies.fail(context.database, copy.digest, copy.resolver, error)
 
 
 class _Circuit:

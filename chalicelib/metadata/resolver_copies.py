@@ -126,6 +126,8 @@ class Task(NamedTuple):
     ``key`` in the store, where ``missing`` says that a read found nothing; neither where they are
     not there. ``wanted`` as ``WANTED`` says."""
 
+    digest: bytes
+    resolver: str
     state: str
     size: int
     cid: str | None
@@ -137,6 +139,11 @@ class Task(NamedTuple):
     payload: bytes | None
     key: str | None
     missing: bool
+
+    @property
+    def place(self) -> Place:
+        """Its digest, and where it is."""
+        return self.digest, self.resolver
 
 
 def find(runner: Runner, digest: bytes, resolver: str, store: str) -> Task | None:
@@ -151,7 +158,7 @@ def find(runner: Runner, digest: bytes, resolver: str, store: str) -> Task | Non
         resolver=resolver,
         store=store,
     )
-    return Task(*rows[0]) if rows else None
+    return Task(digest, resolver, *rows[0]) if rows else None
 
 
 def record(runner: Runner, digest: bytes, resolver: str, cid: str) -> bool:
