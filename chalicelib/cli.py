@@ -35,6 +35,7 @@ ROOMS = (
     "chalicelib.resolvers.archives_command",
     "chalicelib.resolvers.command",
     "chalicelib.resolvers.choices_command",
+    "chalicelib.client.pull_command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""
 

@@ -86,9 +86,10 @@ def _in_file(
 ) -> Credentials | None:
     key = _HUB_KEY if registry.host == DOCKER_HUB else registry.host
     helpers = held.get("credHelpers") or {}
-    helper = helpers.get(registry.host) or helpers.get(key) or held.get("credsStore")
-    if helper:
-        found = _ask(str(helper), key)
+    # A helper is asked for what the file calls the registry, and a store for what docker does.
+    asked = next((each for each in (registry.host, key) if each in helpers), key)
+    if helper := helpers.get(asked) or held.get("credsStore"):
+        found = _ask(str(helper), asked)
         if found is not None:
             return found
     auths = held.get("auths") or {}

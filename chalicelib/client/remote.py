@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -77,6 +78,7 @@ class Reply:
     headers: Headers
     body: bytes = field(default=b"", repr=False)
     _response: BaseHTTPResponse | None = field(default=None, repr=False)
+    _live: set[BaseHTTPResponse] = field(default_factory=set, repr=False)
 
     @property
     def location(self) -> str:
@@ -105,11 +107,7 @@ class Reply:
         """What the answer says is wrong. Reads a streamed one and closes it."""
         body = self.body
         if self._response is not None:
-            try:
-                body = b"".join(_some(self.pieces(), 64 << 10))
-            except RemoteError:
-                body = b""
-            self.close()
+            body = _drop(self)
         code, message, detail = _said(body)
         sentence = f"{_host(self.url)} answered {self.status}"
         if code or message:
@@ -124,14 +122,20 @@ class Reply:
             return
         try:
             while piece := self._response.read1(PIECE, decode_content=False):
+                if self._response not in self._live:
+                    break  # hung up meanwhile: what comes now need not be of the answer
                 yield piece
+            else:
+                return
         except (HTTPError, OSError) as error:
             raise RemoteError(f"{_host(self.url)} broke off: {_reason(error)}.") from error
+        raise _Final("Given up.")
 
     def close(self) -> None:
         """Be done with a streamed answer: its connection is used again if it was read to its end,
-        and hung up else."""
+        and hung up otherwise."""
         if self._response is not None:
+            self._live.discard(self._response)
             self._response.close()
             self._response.release_conn()
 
@@ -154,6 +158,12 @@ class Remote:
         self._challenge: _Challenge | None = None
         self._handshake = threading.Lock()
         self._closed = threading.Event()
+        self._live: set[BaseHTTPResponse] = set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed.is_set()
 
     def send(
         self,
@@ -176,6 +186,8 @@ class Remote:
         empty, none is. Without it the handshake is done here. Either goes to the registry alone.
         GET and HEAD follow ``redirects``. Raises ``RemoteError`` where no answer comes.
         """
+        if any(name.lower() == "authorization" for name in headers or ()):
+            raise ValueError("what authorizes is given by itself: it must not be redirected")
         url = urljoin(self.registry.url + "/", path)
         sent = {"User-Agent": f"openregistry/{__version__}", "Accept-Encoding": "identity"}
         sent.update(headers or {})
@@ -190,13 +202,17 @@ class Remote:
                 reply = self._authorized(ask, url, scope)
             if not (follow and reply.status in _REDIRECTS and "Location" in reply.headers):
                 return reply
-            reply.close()
+            _drop(reply)
             url = reply.location
         raise RemoteError(f"{self.registry.host} redirects without end.")
 
     def close(self) -> None:
-        """No further attempt begins, on whatever thread. Open connections are closed."""
+        """No further attempt begins, on whatever thread, and answers that come are broken off."""
         self._closed.set()
+        while self._live:
+            response = self._live.pop()
+            with suppress(OSError, ValueError, RuntimeError):
+                response.shutdown()
         for pool in self._pools.values():
             pool.clear()
 
@@ -226,7 +242,7 @@ class Remote:
         again = self._authorization(scope)
         if again == authorization:
             return reply
-        reply.close()
+        _drop(reply)
         return self._try(ask, url, again)
 
     def _authorization(self, scope: str) -> dict[str, str]:
@@ -301,7 +317,7 @@ class Remote:
             else:
                 if last or reply.status not in _OVERLOADED:
                     return reply
-                reply.close()
+                _drop(reply)
                 pause = max(pause, _wanted_pause(reply.headers))
             self._closed.wait(pause)
         raise AssertionError
@@ -331,14 +347,19 @@ class Remote:
             raise _Final(f"{_host(url)} has no trusted certificate: {_reason(error)}.") from error
         except (HTTPError, OSError) as error:
             raise RemoteError(f"{_host(url)} cannot be reached: {_reason(error)}.") from error
-        reply = Reply(url, response.status, Headers(list(response.headers.items())), b"", response)
+        self._live.add(response)
+        fields = Headers(list(response.headers.items()))
+        reply = Reply(url, response.status, fields, b"", response, self._live)
+        if self._closed.is_set():
+            reply.close()
+            raise _Final("Given up.")
         if ask.stream:
             return reply
         with reply:
             received = b"".join(_some(reply.pieces(), BODY_LIMIT + 1))
         if len(received) > BODY_LIMIT:
             raise _Final(f"{_host(url)} answered with more than {BODY_LIMIT >> 20} MiB.")
-        return Reply(url, reply.status, reply.headers, received)
+        return Reply(url, reply.status, fields, received)
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
@@ -469,6 +490,14 @@ def _some(pieces: Iterable[bytes], most: int) -> Iterator[bytes]:
         left -= len(piece)
         if left <= 0:
             return
+
+
+def _drop(reply: Reply) -> bytes:
+    """Be done with an answer whose body is short, so that its connection can be used again."""
+    body = b""
+    with reply, suppress(RemoteError):
+        body = b"".join(_some(reply.pieces(), 64 << 10))
+    return body
 
 
 def _reason(error: BaseException) -> str:
