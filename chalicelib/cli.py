@@ -22,6 +22,7 @@ from chalicelib.settings import (
 
 ROOMS = (
     "chalicelib.hosts.harness.command",
+    "chalicelib.hosts.proxy.command",
     "chalicelib.metadata.command",
     "chalicelib.identity.command",
     "chalicelib.jobs.command",

@@ -80,7 +80,8 @@ def _is_host(host: str) -> bool:
 # Parsers: text to value. A ValueError's text becomes the sentence, after the name and the value.
 
 
-def _address(text: str) -> Address:
+def read_address(text: str) -> Address:
+    """Raises ``ValueError``."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be host:port, like 127.0.0.1:5000")
@@ -237,7 +238,7 @@ class Settings:
 
     listen: Address = field(
         default=Address("127.0.0.1", 5000),
-        metadata=_told(_address, "host:port that `serve` listens on"),
+        metadata=_told(read_address, "host:port that `serve` listens on"),
     )
     data_dir: Path = field(
         default=Path(".data").absolute(),

@@ -48,7 +48,7 @@ def _refuse_other_sites(request: Request) -> None:
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise Denied("An open registry answers no other sites.")
     host = request.headers.get("host")
-    if host is not None and not _is_ours(host):
+    if host is not None and not is_ours(host):
         raise Denied(
             "An open registry answers to localhost and to addresses.",
             "have it know accounts (OPENREGISTRY_ACCESS=accounts) where it has a name",
@@ -56,7 +56,8 @@ def _refuse_other_sites(request: Request) -> None:
 
 
 @lru_cache(maxsize=64)  # a fifth of the time that a small read takes in Python
-def _is_ours(host: str) -> bool:
+def is_ours(host: str) -> bool:
+    """Whether no web site can have this name, which a request has as its Host."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return is_loopback(name) or name.endswith((".internal", ".test")) or bool(ip_address(name))

@@ -162,6 +162,9 @@ class Program:
     def flush(self) -> None:
         self._note(Request("-", "-", Query("name=flush")), "flushed")
 
+    def end(self) -> None:
+        self.flush()
+
     def work(self, stop: Event) -> None:
         self._note(Request("-", "-"), f"works {os.getpid()}")
         # A job that hangs is not ended by being told to.

@@ -507,7 +507,7 @@ class Connection(asyncio.Protocol):
                 body = b""
             else:
                 self._transport.write(head)
-                length = int(Headers(response.headers)["content-length"])
+                length = Headers(response.headers).get("content-length")
                 self._run(exchange, self._send(exchange, body, length, keep=keep))
                 return
         elif not sending.has_body(exchange.request.method, response.status):
@@ -518,13 +518,13 @@ class Connection(asyncio.Protocol):
         self._ended(exchange, keep=keep)
 
     async def _send(
-        self, exchange: Exchange, body: FileRegion | Stream, length: int, *, keep: bool
+        self, exchange: Exchange, body: FileRegion | Stream, length: str | None, *, keep: bool
     ) -> None:
         if isinstance(body, FileRegion) and not self._secure:
             await self._send_file(exchange, body)
         else:
-            await self._send_pieces(exchange, body)
-        if exchange.sent != length:
+            await self._send_pieces(exchange, body, chunked=length is None)
+        if length is not None and exchange.sent != int(length):
             raise OSError(f"{exchange.sent} bytes came instead of {length}")
         self._ended(exchange, keep=keep)
 
@@ -553,7 +553,9 @@ class Connection(asyncio.Protocol):
                 os.close(socket)
             region.close()
 
-    async def _send_pieces(self, exchange: Exchange, body: FileRegion | Stream) -> None:
+    async def _send_pieces(
+        self, exchange: Exchange, body: FileRegion | Stream, *, chunked: bool
+    ) -> None:
         """Send what Python has to see, the next piece being fetched while one is on its way."""
         bulk = self._worker.bulk
         pieces = iter(body)
@@ -561,9 +563,11 @@ class Connection(asyncio.Protocol):
         try:
             while (piece := await coming) is not None:
                 coming = bulk.call(next, pieces, None)
-                self._transport.write(piece)
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 exchange.sent += len(piece)
                 await self._unblocked()
+            if chunked:
+                self._transport.write(b"0\r\n\r\n")
         finally:
             await asyncio.wait([coming])
             await bulk.call(body.close)

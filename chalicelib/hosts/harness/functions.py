@@ -58,8 +58,11 @@ class Functions(Protocol):
         """Who takes a body that is streamed, or a refusal of it."""
 
     def flush(self) -> None:
-        """Write down what requests have left in memory. Called every few seconds, and before the
-        process ends."""
+        """Write down what requests have left in memory. Called every few seconds."""
+
+    def end(self) -> None:
+        """Do what is to be done before the process ends, in few seconds; requests may be under
+        way still."""
 
     def work(self, stop: Event) -> None:
         """Do jobs until told to stop."""
@@ -111,6 +114,9 @@ class Registry:
 
     def flush(self) -> None:
         self.context.pulls.flush()
+
+    def end(self) -> None:
+        self.flush()
 
     def work(self, stop: Event) -> None:
         from chalicelib.jobs.kinds import KINDS

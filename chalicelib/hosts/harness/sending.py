@@ -14,7 +14,8 @@ def head(response: Response, request_id: str, date: str) -> bytes:
     """Status line and header fields, but for ``Connection`` and the empty line at the end.
 
     ``Content-Length`` is added where the body is bytes and the status may have one (RFC 9110,
-    section 8.6). Raises ``ValueError`` for a field that would be more than one line.
+    section 8.6); a streamed body without one is to be sent in chunks. Raises ``ValueError`` for a
+    field that would be more than one line.
     """
     status = response.status
     lines = [
@@ -30,9 +31,10 @@ def head(response: Response, request_id: str, date: str) -> bytes:
             counted = True
         lines.append(f"{name}: {value}")
     if not counted:
-        if not isinstance(response.body, bytes):
-            raise ValueError("a streamed body needs a Content-Length")
-        lines.append(f"Content-Length: {len(response.body)}")
+        if isinstance(response.body, bytes):
+            lines.append(f"Content-Length: {len(response.body)}")
+        else:
+            lines.append("Transfer-Encoding: chunked")
     lines.append("")
     text = "\r\n".join(lines)
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
@@ -74,8 +75,9 @@ class Supervisor:
         self._signals = 0
         self._kill_at = float("inf")
 
-    def run(self) -> None:
-        """Serve; returns when every worker has ended."""
+    def run(self, begun: Callable[[], None] = lambda: None) -> None:
+        """Serve; returns when every worker has ended. ``begun`` is called once there are workers,
+        and signals end them."""
         # What is there now is shared by all workers: a collector that visits it would copy it.
         gc.collect()
         gc.freeze()
@@ -87,6 +89,7 @@ class Supervisor:
         # The last one does jobs.
         for index in range(self._count + self._settings.work):
             self._fork(index)
+        begun()
         while self._workers:
             for key, _ in self._selector.select(1):
                 self._reap(key.data)

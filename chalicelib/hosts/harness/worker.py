@@ -44,7 +44,7 @@ LOG_WAITING = 100_000
 FLUSH_SECONDS = 5
 FLUSH_PATIENCE = 3
 """How often what requests have left in memory is written down, and how long a process that ends
-waits until it is."""
+waits until that is done for the last time."""
 
 
 class Worker:
@@ -104,7 +104,7 @@ class Worker:
         self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
         self.loop.run_until_complete(self._ended)
         log.write(self._served)
-        last = threading.Thread(target=self.functions.flush, name="last-flush", daemon=True)
+        last = threading.Thread(target=self.functions.end, name="end", daemon=True)
         last.start()
         last.join(FLUSH_PATIENCE)
         # Threads may hang in storage that hangs; nothing waits for them.
