@@ -37,6 +37,7 @@ ROOMS = (
     "chalicelib.resolvers.command",
     "chalicelib.resolvers.choices_command",
     "chalicelib.client.pull_command",
+    "chalicelib.client.push_command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""
 
