@@ -10,8 +10,8 @@ from chalicelib import digests
 from chalicelib.api.operations import Call, Needs, Operation
 from chalicelib.api.problems import Problem, invalid
 from chalicelib.http import DigestInvalid
-from chalicelib.metadata import manifests, resolver_copies
-from chalicelib.metadata.resolver_copies import Named
+from chalicelib.metadata import manifests, resolver_progress
+from chalicelib.metadata.resolver_progress import Named
 from chalicelib.registry import blocks
 from chalicelib.registry.names import is_tag
 
@@ -60,7 +60,7 @@ def show_manifest_on_networks(call: Call) -> ManifestOnNetworks:
     if stored is None:
         raise Problem(404, "This repository has no such manifest.")
     blocks.check(stored.refusal, stored.digest)
-    found = resolver_copies.named(database, repository, stored.digest)
+    found = resolver_progress.named(database, repository, stored.digest)
     contents = [
         NetworkContent(
             digests.unpack(digest),

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.jobs import DAY, HOUR, GiveUp, Job, Later, NotNow, TryAgain, as_text
-from chalicelib.metadata import jobs, resolver_copies
+from chalicelib.metadata import jobs, resolver_checks, resolver_copies
 from chalicelib.metadata.database import Database, Transaction
 from chalicelib.metadata.resolver_copies import Task
 from chalicelib.resolvers import Resolver, ResolverError, WrongCid, added, images
@@ -158,7 +158,7 @@ def check(context: Context, job: Job) -> None:
     """Ask the networks whether they keep what they were given, what was asked about longest ago
     first, and put what they have lost there again."""
     until = time.monotonic() + _CHECK_SECONDS
-    for name in resolver_copies.unchecked_resolvers(context.database, _CHECK_AGE):
+    for name in resolver_checks.unchecked_resolvers(context.database, _CHECK_AGE):
         resolver = context.resolvers.get(name)
         if resolver is None:
             continue
@@ -173,9 +173,9 @@ def check(context: Context, job: Job) -> None:
 def _check_some(context: Context, resolver: Resolver, name: str) -> int:
     """Ask about some copies; gives how many. Raises ``ResolverError``."""
     database = context.database
-    found = resolver_copies.unchecked(database, name, _CHECK_AGE, _BATCH)
+    found = resolver_checks.unchecked(database, name, _CHECK_AGE, _BATCH)
 
-    def missing(copy: resolver_copies.Kept) -> tuple[bool, bool]:
+    def missing(copy: resolver_checks.Kept) -> tuple[bool, bool]:
         text = digests.unpack(copy.digest)
         itself = resolver.status(text, copy.cid)
         if itself.state == "there" and itself.lacking:
@@ -192,14 +192,14 @@ def _check_some(context: Context, resolver: Resolver, name: str) -> int:
     gone = [copy.digest for copy, (itself, _) in answers if itself]
     if gone:
         _log.error("%s has lost %d copies; they are put there again", name, len(gone))
-        resolver_copies.lost(database, name, gone, f"The resolver {name} had lost it.")
+        resolver_checks.lost(database, name, gone, f"The resolver {name} had lost it.")
     if outdated := [copy.digest for copy, (_, derived) in answers if derived]:
-        resolver_copies.lost_derived(database, name, outdated)
-    resolver_copies.checked(database, name, [copy.digest for copy in found])
+        resolver_checks.lost_derived(database, name, outdated)
+    resolver_checks.checked(database, name, [copy.digest for copy in found])
     return len(found)
 
 
-def _mend(context: Context, resolver: Resolver, copy: resolver_copies.Kept) -> None:
+def _mend(context: Context, resolver: Resolver, copy: resolver_checks.Kept) -> None:
     """Put what some nodes of a network keep on those that do not. It is there meanwhile: what
     cannot be done now is tried with the next check."""
     found = resolver_copies.find(context.database, copy.digest, resolver.name, context.store.name)
@@ -219,14 +219,14 @@ def _mend(context: Context, resolver: Resolver, copy: resolver_copies.Kept) -> N
 def catch_up(context: Context, job: Job) -> None:
     """Mend what was missed: where nothing goes wrong there is nothing to do."""
     database = context.database
-    resolver_copies.mend(database, _MEND_AGE)
+    resolver_checks.mend(database, _MEND_AGE)
     derive_all(database)
     resolver_copies.fill(database)
 
 
 def derive_all(database: Database) -> None:
     """Have the images derived whose content networks have, and which nobody has noticed."""
-    found = resolver_copies.incomplete(database)
+    found = resolver_checks.incomplete(database)
     for name, places in groupby(found, lambda place: place[1]):
         waiting = [digest for digest, _ in places]
         for start in range(0, len(waiting), _BATCH):

@@ -69,14 +69,14 @@ def _of_one_or_all(parser: argparse.ArgumentParser) -> None:
 def show_status(options: argparse.Namespace) -> int:
     """Count copies."""
     from chalicelib import digests
-    from chalicelib.metadata import resolver_copies
+    from chalicelib.metadata import resolver_progress
 
     with opened_database() as database:
         ids = _ids(database, options)
-        totals = resolver_copies.totals(database, ids, options.resolver)
-        failures = resolver_copies.failures(database, ids, options.resolver, _LISTED)
-        outstanding = resolver_copies.outstanding(database, ids)
-        tagged = resolver_copies.tagged(database, ids[0], options.resolver) if ids else []
+        totals = resolver_progress.totals(database, ids, options.resolver)
+        failures = resolver_progress.failures(database, ids, options.resolver, _LISTED)
+        outstanding = resolver_progress.outstanding(database, ids)
+        tagged = resolver_progress.tagged(database, ids[0], options.resolver) if ids else []
     failed = [{**each._asdict(), "digest": digests.unpack(each.digest)} for each in failures]
     tags = [{**each._asdict(), "digest": digests.unpack(each.digest)} for each in tagged]
     if options.json:
@@ -108,20 +108,20 @@ _CIDS = {"cid": "manifest", "derived_cid": "derived", "root_cid": "root"}
 
 def retry(options: argparse.Namespace) -> int:
     """Have copies tried again."""
-    from chalicelib.metadata import resolver_copies
+    from chalicelib.metadata import resolver_progress
 
     with opened_database() as database:
-        count = resolver_copies.retry(database, _ids(database, options))
+        count = resolver_progress.retry(database, _ids(database, options))
     print_answer(options, {"retried": count}, f"{count} {_jobs(count)} now")
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
     """Have networks asked about copies."""
-    from chalicelib.metadata import resolver_copies
+    from chalicelib.metadata import resolver_progress
 
     with opened_database() as database:
-        count = resolver_copies.recheck(database, _ids(database, options))
+        count = resolver_progress.recheck(database, _ids(database, options))
     copies = "1 copy is" if count == 1 else f"{count} copies are"
     sentence = f"{copies} looked at by workers; see `openregistry resolve status`"
     print_answer(options, {"copies": count}, sentence)
@@ -148,12 +148,12 @@ def backfill(options: argparse.Namespace) -> int:
 
 def _wait(database: "Database", ids: list[int] | None, as_json: bool) -> dict[str, int]:
     """Wait until nothing is waited for but what was given up, and tell how far it is."""
-    from chalicelib.metadata import resolver_copies
+    from chalicelib.metadata import resolver_progress
 
     tell = _teller(as_json)
     while True:
-        outstanding = resolver_copies.outstanding(database, ids)
-        progress = resolver_copies.progress(database, ids)
+        outstanding = resolver_progress.outstanding(database, ids)
+        progress = resolver_progress.progress(database, ids)
         tell(progress, outstanding)
         if not outstanding and progress.waiting == progress.given_up:
             if sys.stderr.isatty() and not as_json:

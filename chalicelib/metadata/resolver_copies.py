@@ -31,13 +31,24 @@ class Copy(NamedTuple):
 Place = tuple[bytes, str]
 """A digest, and the resolver where its copy is."""
 
-_COLUMNS = "digest, resolver, size, state, cid, derived_cid, root_cid, error, changed_at"
-_SECONDS = "CAST(:{} AS double precision) * interval '1 second'"
+SECONDS = "CAST(:{} AS double precision) * interval '1 second'"
+"""An expression: a parameter of that name, as an interval."""
 IMAGE, PUT, DERIVE, UNPIN = "resolve.image", "resolve", "resolve.derive", "resolve.unpin"
 FILL, CHECK = "resolve.fill", "resolve.check"
 """Kinds of jobs that are written together with the rows that they are about."""
-
-_DATA = "jsonb_build_object('resolver', {0}.resolver, 'digest', encode({0}.digest, 'hex'))"
+DATA = "jsonb_build_object('resolver', {0}.resolver, 'digest', encode({0}.digest, 'hex'))"
+"""Of a job about a copy that is called ``{0}`` in its statement."""
+NO_JOB = (
+    "NOT EXISTS (SELECT FROM jobs j WHERE j.kind = '{0}' AND j.data = " + DATA.format("c") + ")"
+)
+"""No job of a kind is about the copy ``c``."""
+CONTENTS = (
+    "(SELECT m.digest FROM manifests m WHERE {0} UNION SELECT f.blob FROM manifest_references f"
+    " JOIN manifests m ON m.repository_id = f.repository_id AND m.digest = f.manifest"
+    " WHERE f.blob IS NOT NULL AND {0})"
+)
+"""Digests of manifests ``m`` that a condition says, and of the blobs that they name."""
+_COLUMNS = "digest, resolver, size, state, cid, derived_cid, root_cid, error, changed_at"
 _OPEN = "(r.public OR r.insisted OR m.encrypted)"
 _BLOCKED = "EXISTS (SELECT FROM blocked_digests k WHERE k.digest = {})"
 
@@ -91,7 +102,7 @@ def want(runner: Runner, repository_id: int, manifests: Sequence[bytes]) -> int:
         " ON f.repository_id = :repository AND f.manifest = i.digest"
         " JOIN made d ON d.digest = f.blob) o"
         " WHERE c.digest = o.digest AND c.resolver = o.resolver AND c.complete"
-        f") INSERT INTO jobs (kind, data) SELECT '{PUT}', {_DATA.format('d')} FROM made d"
+        f") INSERT INTO jobs (kind, data) SELECT '{PUT}', {DATA.format('d')} FROM made d"
         " RETURNING 1",
         repository=repository_id,
         manifests=list(manifests),
@@ -224,7 +235,7 @@ def take_back(
         " root_cid = coalesce(excluded.root_cid, c.root_cid),"
         " changed_at = clock_timestamp() WHERE c.state = 'leaving' OR c.state = 'waiting'"
         " AND CAST(:cid AS text) IS NOT NULL RETURNING digest, resolver)"
-        f" INSERT INTO jobs (kind, data) SELECT '{UNPIN}', {_DATA.format('b')} FROM back b",
+        f" INSERT INTO jobs (kind, data) SELECT '{UNPIN}', {DATA.format('b')} FROM back b",
         digest=digest,
         resolver=resolver,
         cid=cid,
@@ -275,7 +286,7 @@ def complete(runner: Runner, resolver: str, digests: Sequence[bytes]) -> int:
         "), marked AS (UPDATE resolver_copies c SET complete = true FROM whole w"
         " WHERE c.digest = w.digest AND c.resolver = :resolver AND NOT c.complete"
         " RETURNING c.digest, c.resolver)"
-        f" INSERT INTO jobs (kind, data) SELECT '{DERIVE}', {_DATA.format('d')} FROM marked d"
+        f" INSERT INTO jobs (kind, data) SELECT '{DERIVE}', {DATA.format('d')} FROM marked d"
         " RETURNING 1",
         resolver=resolver,
         digests=list(digests),
@@ -288,7 +299,7 @@ def lock_doubted(runner: Runner, age: float, count: int) -> list[Place]:
     first, and skip what others hold."""
     rows = runner.run(
         "SELECT digest, resolver FROM resolver_copies"
-        f" WHERE doubted_since <= now() - {_SECONDS.format('age')} AND state <> 'leaving'"
+        f" WHERE doubted_since <= now() - {SECONDS.format('age')} AND state <> 'leaving'"
         " ORDER BY doubted_since LIMIT :count FOR NO KEY UPDATE SKIP LOCKED",
         age=age,
         count=count,
@@ -321,7 +332,7 @@ def judge(runner: Runner, locked: Sequence[Place]) -> int:
         " error = '', changed_at = clock_timestamp() FROM judged j"
         " WHERE NOT wanted AND c.digest = j.digest AND c.resolver = j.resolver"
         f" RETURNING c.digest, c.resolver) INSERT INTO jobs (kind, data)"
-        f" SELECT '{UNPIN}', {_DATA.format('g')} FROM gone g RETURNING 1",
+        f" SELECT '{UNPIN}', {DATA.format('g')} FROM gone g RETURNING 1",
         digests=[digest for digest, _ in locked],
         resolvers=[resolver for _, resolver in locked],
     )
@@ -360,8 +371,8 @@ def end(runner: Runner, digest: bytes, resolver: str) -> None:
         " RETURNING c.digest, c.resolver"
         "), dropped AS (DELETE FROM jobs o USING gone g"
         f" WHERE o.kind IN ('{PUT}', '{DERIVE}', '{UNPIN}') AND o.dead_at IS NOT NULL"
-        f" AND o.data = {_DATA.format('g')}"
-        f") INSERT INTO jobs (kind, data) SELECT '{PUT}', {_DATA.format('a')} FROM again a",
+        f" AND o.data = {DATA.format('g')}"
+        f") INSERT INTO jobs (kind, data) SELECT '{PUT}', {DATA.format('a')} FROM again a",
         digest=digest,
         resolver=resolver,
     )
@@ -376,10 +387,10 @@ def put_off(runner: Runner, resolver: str, seconds: float, error: str) -> None:
         " ORDER BY digest FOR NO KEY UPDATE SKIP LOCKED"
         "), told AS (UPDATE resolver_copies c SET error = :error FROM untold u"
         " WHERE c.digest = u.digest AND c.resolver = :resolver)"
-        f" UPDATE jobs SET due_at = now() + {_SECONDS.format('seconds')}"
+        f" UPDATE jobs SET due_at = now() + {SECONDS.format('seconds')}"
         " WHERE kind = ANY(CAST(:kinds AS text[])) AND data ->> 'resolver' = :resolver"
         " AND subject = '' AND dead_at IS NULL AND NOT taken"
-        f" AND due_at <= now() + {_SECONDS.format('seconds')}",
+        f" AND due_at <= now() + {SECONDS.format('seconds')}",
         kinds=[PUT, DERIVE, UNPIN],
         resolver=resolver,
         seconds=seconds,
@@ -402,349 +413,15 @@ def fill(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
     return len(rows)
 
 
-_CONTENTS = (
-    "(SELECT m.digest FROM manifests m WHERE {0} UNION SELECT f.blob FROM manifest_references f"
-    " JOIN manifests m ON m.repository_id = f.repository_id AND m.digest = f.manifest"
-    " WHERE f.blob IS NOT NULL AND {0})"
-)
-
-
 def lock_unwanted(runner: Runner, repository_id: int, manifests: Sequence[bytes]) -> list[Place]:
     """Take the copies of manifests of a repository, and of the blobs that they name, that nobody
     seems to want."""
     which = "m.repository_id = :repository AND m.digest = ANY(CAST(:manifests AS bytea[]))"
     rows = runner.run(
         f"SELECT c.digest, c.resolver FROM resolver_copies c"
-        f" WHERE c.digest IN {_CONTENTS.format(which)} AND c.state <> 'leaving' AND NOT {WANTED}"
+        f" WHERE c.digest IN {CONTENTS.format(which)} AND c.state <> 'leaving' AND NOT {WANTED}"
         " ORDER BY c.digest, c.resolver FOR NO KEY UPDATE OF c",
         repository=repository_id,
         manifests=list(manifests),
     )
     return [(bytes(digest), resolver) for digest, resolver in rows]
-
-
-# What is looked at again now and then.
-
-
-class Kept(NamedTuple):
-    """A copy that a network is asked about."""
-
-    digest: bytes
-    cid: str
-    derived_cid: str | None
-    root_cid: str | None
-
-
-def unchecked_resolvers(runner: Runner, age: float) -> list[str]:
-    """Where there are copies that the network was not asked about for ``age`` seconds."""
-    rows = runner.run(
-        "SELECT DISTINCT resolver FROM resolver_copies"
-        f" WHERE state = 'there' AND checked_at <= now() - {_SECONDS.format('age')} ORDER BY 1",
-        age=age,
-    )
-    return [name for (name,) in rows]
-
-
-def unchecked(runner: Runner, resolver: str, age: float, count: int) -> list[Kept]:
-    """At most ``count`` copies that a network was not asked about for ``age`` seconds, the oldest
-    first."""
-    rows = runner.run(
-        "SELECT digest, cid, derived_cid, root_cid FROM resolver_copies"
-        " WHERE resolver = :resolver AND state = 'there'"
-        f" AND checked_at <= now() - {_SECONDS.format('age')} ORDER BY checked_at LIMIT :count",
-        resolver=resolver,
-        age=age,
-        count=count,
-    )
-    return [Kept(bytes(digest), *row) for digest, *row in rows]
-
-
-def recheck(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
-    """Have networks asked soon about all that they have of what repositories have, or about all, as
-    after a node has lost its disk; gives about how many copies."""
-    scope, parameters = _scope(repository_ids, "")
-    rows = runner.run(
-        "WITH old AS (UPDATE resolver_copies c SET checked_at = '-infinity'"
-        f" WHERE state = 'there' AND {scope} RETURNING 1"
-        f"), asked AS (INSERT INTO jobs (kind, data) SELECT '{CHECK}', '{{}}'"
-        " WHERE EXISTS (SELECT FROM old)) SELECT count(*) FROM old",
-        **parameters,
-    )
-    return int(rows[0][0])
-
-
-def checked(runner: Runner, resolver: str, digests: Sequence[bytes]) -> None:
-    """A network keeps these. What nobody wants, though nobody has noticed, is doubted."""
-    runner.run(
-        "UPDATE resolver_copies c SET checked_at = now(),"
-        f" doubted_since = coalesce(doubted_since, CASE WHEN NOT {WANTED} THEN now() END)"
-        " WHERE digest = ANY(CAST(:digests AS bytea[])) AND resolver = :resolver",
-        resolver=resolver,
-        digests=list(digests),
-    )
-
-
-def lost(runner: Runner, resolver: str, digests: Sequence[bytes], error: str) -> int:
-    """A network does not keep these any more: they are put there again. Gives how many."""
-    rows = runner.run(
-        "WITH lost AS (UPDATE resolver_copies SET state = 'waiting', cid = NULL, error = :error,"
-        " changed_at = clock_timestamp()"
-        " WHERE digest = ANY(CAST(:digests AS bytea[])) AND resolver = :resolver"
-        " AND state = 'there' RETURNING digest, resolver)"
-        f" INSERT INTO jobs (kind, data) SELECT '{PUT}', {_DATA.format('l')} FROM lost l"
-        " RETURNING 1",
-        resolver=resolver,
-        digests=list(digests),
-        error=error,
-    )
-    return len(rows)
-
-
-def lost_derived(runner: Runner, resolver: str, digests: Sequence[bytes]) -> None:
-    """A network does not keep the images any more that were derived of these: they are derived
-    again."""
-    runner.run(
-        "UPDATE resolver_copies SET complete = false, derived_cid = NULL, root_cid = NULL"
-        " WHERE digest = ANY(CAST(:digests AS bytea[])) AND resolver = :resolver",
-        resolver=resolver,
-        digests=list(digests),
-    )
-    complete(runner, resolver, digests)
-
-
-_NO_JOB = (
-    "NOT EXISTS (SELECT FROM jobs j WHERE j.kind = '{0}' AND j.data = " + _DATA.format("c") + ")"
-)
-
-
-def mend(runner: Runner, age: float) -> int:
-    """Write the jobs that are missing for copies that have not changed for ``age`` seconds, as
-    where somebody dropped them; and have the network told again what it could not be told. Gives
-    how many."""
-    rows = runner.run(
-        "WITH old AS (SELECT * FROM resolver_copies"
-        f" WHERE changed_at <= now() - {_SECONDS.format('age')}"
-        f"), again AS (UPDATE jobs SET dead_at = NULL, tries = 0, due_at = now()"
-        f" WHERE kind = '{UNPIN}' AND dead_at IS NOT NULL RETURNING 1"
-        "), made AS (INSERT INTO jobs (kind, data)"
-        f" SELECT '{PUT}', {_DATA.format('c')} FROM old c"
-        f" WHERE state = 'waiting' AND {_NO_JOB.format(PUT)}"
-        f" UNION ALL SELECT '{UNPIN}', {_DATA.format('c')} FROM old c"
-        f" WHERE state = 'leaving' AND {_NO_JOB.format(UNPIN)}"
-        f" UNION ALL SELECT '{DERIVE}', {_DATA.format('c')} FROM old c"
-        " WHERE state = 'there' AND complete AND root_cid IS NULL"
-        f" AND {_NO_JOB.format(DERIVE)} RETURNING 1)"
-        " SELECT FROM again UNION ALL SELECT FROM made",
-        age=age,
-    )
-    return len(rows)
-
-
-def incomplete(runner: Runner) -> list[Place]:
-    """Manifests that networks have and of which no image has been derived."""
-    rows = runner.run(
-        "SELECT c.digest, c.resolver FROM resolver_copies c"
-        " WHERE c.state = 'there' AND NOT c.complete"
-        " AND EXISTS (SELECT FROM manifests m WHERE m.digest = c.digest)"
-        " ORDER BY c.resolver, c.digest"
-    )
-    return [(bytes(digest), resolver) for digest, resolver in rows]
-
-
-# For people.
-
-
-class Total(NamedTuple):
-    """How many copies are in one state at one resolver: ``size`` in bytes, ``failing`` those with
-    an error."""
-
-    resolver: str
-    state: str
-    copies: int
-    size: int
-    failing: int
-
-
-class Failure(NamedTuple):
-    """A copy that is not as it is to be, and why; ``given_up`` where it is not tried again."""
-
-    digest: bytes
-    resolver: str
-    state: str
-    size: int
-    error: str
-    given_up: bool
-
-
-class Tagged(NamedTuple):
-    """What a resolver has of the manifest that a tag points to. ``state`` is None where it is not
-    to be there."""
-
-    tag: str
-    digest: bytes
-    resolver: str
-    state: str
-    cid: str | None
-    derived_cid: str | None
-    root_cid: str | None
-
-
-_GIVEN_UP = (
-    "EXISTS (SELECT FROM jobs j WHERE j.dead_at IS NOT NULL"
-    f" AND j.kind IN ('{PUT}', '{DERIVE}', '{UNPIN}') AND j.data = {_DATA.format('c')})"
-)
-
-
-def _scope(repository_ids: Sequence[int] | None, resolver: str) -> tuple[str, dict[str, Any]]:
-    """A condition on copies ``c``: of some repositories or of all, at one resolver or at all."""
-    conditions, parameters = ["true"], dict[str, Any]()
-    if repository_ids is not None:
-        which = "m.repository_id = ANY(CAST(:ids AS bigint[]))"
-        conditions.append(f"c.digest IN {_CONTENTS.format(which)}")
-        parameters["ids"] = list(repository_ids)
-    if resolver:
-        conditions.append("c.resolver = :resolver")
-        parameters["resolver"] = resolver
-    return " AND ".join(conditions), parameters
-
-
-def totals(
-    runner: Runner, repository_ids: Sequence[int] | None = None, resolver: str = ""
-) -> list[Total]:
-    """How many copies there are of what repositories have, or of all."""
-    scope, parameters = _scope(repository_ids, resolver)
-    rows = runner.run(
-        "SELECT resolver, state, count(*), CAST(sum(size) AS bigint),"
-        f" count(*) FILTER (WHERE error <> '') FROM resolver_copies c WHERE {scope}"
-        " GROUP BY 1, 2 ORDER BY 1, 2 DESC",
-        **parameters,
-    )
-    return [Total(*row) for row in rows]
-
-
-class Progress(NamedTuple):
-    """How many copies are there and how many are waited for, and their bytes; how many of these
-    have failed, and how many are not tried again."""
-
-    there: int
-    there_size: int
-    waiting: int
-    waiting_size: int
-    failing: int
-    given_up: int
-
-
-def progress(runner: Runner, repository_ids: Sequence[int] | None = None) -> Progress:
-    """How far what repositories have, or all, has come."""
-    scope, parameters = _scope(repository_ids, "")
-    waiting = "FILTER (WHERE state = 'waiting')"
-    rows = runner.run(
-        "SELECT count(*) FILTER (WHERE state = 'there'),"
-        " CAST(coalesce(sum(size) FILTER (WHERE state = 'there'), 0) AS bigint),"
-        f" count(*) {waiting}, CAST(coalesce(sum(size) {waiting}, 0) AS bigint),"
-        " count(*) FILTER (WHERE state = 'waiting' AND error <> ''),"
-        f" count(*) FILTER (WHERE state = 'waiting' AND error <> '' AND {_GIVEN_UP})"
-        f" FROM resolver_copies c WHERE {scope}",
-        **parameters,
-    )
-    return Progress(*rows[0])
-
-
-def failures(
-    runner: Runner,
-    repository_ids: Sequence[int] | None = None,
-    resolver: str = "",
-    count: int = 1000,
-) -> list[Failure]:
-    """At most ``count`` copies with an error, those that were given up first."""
-    scope, parameters = _scope(repository_ids, resolver)
-    rows = runner.run(
-        f"SELECT digest, resolver, state, size, error, {_GIVEN_UP} FROM resolver_copies c"
-        f" WHERE error <> '' AND {scope} ORDER BY 6 DESC, 2, 1 LIMIT :count",
-        **parameters,
-        count=count,
-    )
-    return [Failure(bytes(row[0]), *row[1:]) for row in rows]
-
-
-def outstanding(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
-    """How many manifests and repositories there are whose copies are still to be looked for, and
-    images to be derived."""
-    which, parameters = "true", dict[str, Any]()
-    if repository_ids is not None:
-        contents = _CONTENTS.format("m.repository_id = ANY(CAST(:ids AS bigint[]))")
-        which = (
-            "(data -> 'repository' = ANY(SELECT to_jsonb(i) FROM"
-            " unnest(CAST(:ids AS bigint[])) i) OR data ->> 'digest' IN"
-            f" (SELECT encode(d.digest, 'hex') FROM {contents} d))"
-        )
-        parameters["ids"] = list(repository_ids)
-    rows = runner.run(
-        "SELECT count(*) FROM jobs WHERE dead_at IS NULL"
-        f" AND kind IN ('{IMAGE}', '{FILL}', '{DERIVE}') AND {which}",
-        **parameters,
-    )
-    return int(rows[0][0])
-
-
-def tagged(runner: Runner, repository_id: int, resolver: str = "") -> list[Tagged]:
-    """The tags of a repository, each with what every resolver has of its manifest."""
-    rows = runner.run(
-        "SELECT t.name, t.digest, c.resolver, c.state, c.cid, c.derived_cid, c.root_cid"
-        " FROM tags t JOIN resolver_copies c USING (digest) WHERE t.repository_id = :repository"
-        " AND (:resolver = '' OR c.resolver = :resolver) ORDER BY t.name, c.resolver",
-        repository=repository_id,
-        resolver=resolver,
-    )
-    return [Tagged(*row) for row in rows]
-
-
-def retry(runner: Runner, repository_ids: Sequence[int] | None = None) -> int:
-    """Have all jobs about copies begin now that wait or were given up, and write those that are
-    missing; gives how many."""
-    scope, parameters = _scope(repository_ids, "")
-    rows = runner.run(
-        f"WITH wanting AS (SELECT digest, resolver, {_DATA.format('c')} AS data"
-        f" FROM resolver_copies c WHERE {scope}"
-        "), again AS (UPDATE jobs j SET due_at = now(), dead_at = NULL, tries = 0, taken = false"
-        f" FROM wanting w WHERE j.kind IN ('{PUT}', '{DERIVE}', '{UNPIN}') AND j.data = w.data"
-        " AND NOT (j.taken AND j.due_at > now()) AND (j.due_at > now() OR j.dead_at IS NOT NULL)"
-        " RETURNING 1"
-        f"), made AS (INSERT INTO jobs (kind, data) SELECT '{PUT}', {_DATA.format('c')}"
-        f" FROM resolver_copies c WHERE state = 'waiting' AND {scope} AND {_NO_JOB.format(PUT)}"
-        " RETURNING 1) SELECT FROM again UNION ALL SELECT FROM made",
-        **parameters,
-    )
-    return len(rows)
-
-
-class Named(NamedTuple):
-    """A manifest or what it names, and its copy on the network of one resolver; ``resolver`` and
-    what follows are None where it is on none."""
-
-    digest: bytes
-    is_manifest: bool
-    resolver: str | None
-    size: int | None
-    state: str | None
-    cid: str | None
-    derived_cid: str | None
-    root_cid: str | None
-    changed_at: Any
-
-
-def named(runner: Runner, repository: str, digest: bytes) -> list[Named]:
-    """A manifest of a repository and all that it names, on the networks of that repository."""
-    rows = runner.run(
-        "SELECT d.digest, d.is_manifest, c.resolver, c.size, c.state, c.cid, c.derived_cid,"
-        " c.root_cid, c.changed_at FROM repositories r"
-        " JOIN manifests m ON m.repository_id = r.id AND m.digest = :digest"
-        " CROSS JOIN LATERAL (SELECT m.digest, true AS is_manifest UNION ALL"
-        " SELECT f.digest, f.is_manifest FROM manifest_references f"
-        " WHERE f.repository_id = r.id AND f.manifest = m.digest) d"
-        " LEFT JOIN resolver_copies c ON c.digest = d.digest AND c.resolver = ANY(r.resolvers)"
-        " WHERE r.name = :repository ORDER BY d.digest <> m.digest, d.digest, c.resolver",
-        repository=repository,
-        digest=digest,
-    )
-    return [Named(*row) for row in rows]

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from chalicelib.hosts import build_context
-from chalicelib.metadata import resolver_copies
+from chalicelib.metadata import resolver_progress
 from chalicelib.metadata.database import Database
 from chalicelib.metadata.migrate import migrate
 from chalicelib.settings import Settings
@@ -170,10 +170,10 @@ def _manifest(config: Content, layers: list[Content]) -> Content:
 
 
 def _all_there(database: Database, count: int) -> bool:
-    there = sum(t.copies for t in resolver_copies.totals(database) if t.state == "there")
-    if failures := resolver_copies.failures(database):
+    there = sum(t.copies for t in resolver_progress.totals(database) if t.state == "there")
+    if failures := resolver_progress.failures(database):
         raise RuntimeError(failures[0].error)
-    return there == count + count // LAYERS + 1 and not resolver_copies.outstanding(database)
+    return there == count + count // LAYERS + 1 and not resolver_progress.outstanding(database)
 
 
 def _pushes(postgres: Postgres, place: Path, seconds: float) -> Iterator[str]:
@@ -216,8 +216,8 @@ def _pushes(postgres: Postgres, place: Path, seconds: float) -> Iterator[str]:
 
 
 def _left(database: Database) -> bool:
-    waiting = resolver_copies.progress(database).waiting
-    return bool(waiting or resolver_copies.outstanding(database))
+    waiting = resolver_progress.progress(database).waiting
+    return bool(waiting or resolver_progress.outstanding(database))
 
 
 def _rate(registry: Registry, seconds: float) -> float:

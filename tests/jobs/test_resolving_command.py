@@ -9,7 +9,7 @@ import pytest
 from chalicelib.context import Context
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
-from chalicelib.metadata import resolver_copies
+from chalicelib.metadata import resolver_copies, resolver_progress
 from tests.client import CoreClient, push_image
 from tests.identity.test_command import Desk
 from tests.images import Image, make_image
@@ -53,7 +53,7 @@ def work(place: Place) -> None:
 def test_what_was_pushed_before_is_put_looked_at_and_retried(place: Place) -> None:
     say, read = place.desk.say, place.desk.json
     assert "looked through by workers" in say("resolve", "backfill", "--account", "account0")
-    assert resolver_copies.outstanding(place.context.database) == 1
+    assert resolver_progress.outstanding(place.context.database) == 1
     work(place)
     status = read("resolve", "status", "--repository", "account0/image")
     size = sum(len(each.data) for each in (*place.images[0].blobs, place.images[0].manifest))
@@ -85,7 +85,7 @@ def test_what_was_pushed_before_is_put_looked_at_and_retried(place: Place) -> No
     finally:
         stop.set()
         working.join()
-    assert resolver_copies.failures(place.context.database) == []
+    assert resolver_progress.failures(place.context.database) == []
 
 
 def test_what_a_network_has_lost_is_looked_for_and_put_again(place: Place) -> None:

@@ -16,7 +16,13 @@ from chalicelib.identity.users import Refused
 from chalicelib.jobs import Job, resolving
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
-from chalicelib.metadata import accounts, repositories, resolver_choices, resolver_copies, resolvers
+from chalicelib.metadata import (
+    accounts,
+    repositories,
+    resolver_choices,
+    resolver_progress,
+    resolvers,
+)
 from chalicelib.metadata.database import Database
 from chalicelib.metadata.grants import Place
 from chalicelib.metadata.resolver_choices import ALL
@@ -280,7 +286,7 @@ def test_what_a_forgotten_resolver_has_stays_there(
     work(context)
     assert (memory.kept, memory.unpinned) == (kept, [])
     assert resolvers.find(context.database, mine) is None
-    assert resolver_copies.totals(context.database) == []
+    assert resolver_progress.totals(context.database) == []
 
 
 def test_the_resolvers_of_a_deleted_account_are_emptied(

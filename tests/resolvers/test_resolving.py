@@ -15,7 +15,7 @@ from chalicelib.context import Context
 from chalicelib.jobs import Job, resolving
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
-from chalicelib.metadata import blocks, jobs, repositories, resolver_copies
+from chalicelib.metadata import blocks, jobs, repositories, resolver_copies, resolver_progress
 from chalicelib.metadata.database import Database, Transaction
 from chalicelib.metadata.resolver_copies import DERIVE, IMAGE, PUT, UNPIN
 from chalicelib.resolvers.unixfs import Cid
@@ -371,9 +371,9 @@ def test_another_cid_is_told_and_not_tried_again(
     for sentence in (*errors(database), *(e.error for e in jobs.page(database, 0, 9))):
         assert "says that sha256:" in sentence
         assert memory.lie in sentence
-    assert all(each.given_up for each in resolver_copies.failures(database))
+    assert all(each.given_up for each in resolver_progress.failures(database))
     memory.lie = ""
-    assert resolver_copies.retry(database) == 3
+    assert resolver_progress.retry(database) == 3
     work(context)
     assert kept(memory, image) == content_of(image)
     assert errors(database) == []
@@ -478,7 +478,7 @@ def test_a_person_has_a_network_tried_that_is_back(
         circuit._until, circuit._tried = time.monotonic() + 300, time.monotonic() - 10
     memory.down = False
     database.run("UPDATE jobs SET due_at = now() + interval '300 seconds'")
-    assert resolver_copies.retry(database) == 9
+    assert resolver_progress.retry(database) == 9
     for _ in until():
         work(context)
         if kept(memory, *images) == content_of(*images):
@@ -497,7 +497,7 @@ def test_what_a_network_refuses_is_tried_again(
         (1, "The disk is full.")
     }
     memory.refuse = ""
-    assert resolver_copies.retry(database) == 3
+    assert resolver_progress.retry(database) == 3
     work(context)
     assert kept(memory, image) == content_of(image)
 
@@ -598,10 +598,10 @@ def test_a_repository_is_looked_through_in_several_jobs(
     work(context)
     assert left(database) == []
     database.run("UPDATE repositories SET resolvers = '{memory}'")
-    assert resolver_copies.outstanding(database) == 1
+    assert resolver_progress.outstanding(database) == 1
     work(context)
     assert kept(memory, *images) == content_of(*images)
-    [total] = resolver_copies.totals(database)
+    [total] = resolver_progress.totals(database)
     assert total[:3] == ("memory", "there", 15)
     assert total.size == sum(
         len(each.data) for image in images for each in (*image.blobs, image.manifest)

@@ -18,7 +18,7 @@ from chalicelib.context import Context
 from chalicelib.hosts import build_context
 from chalicelib.jobs import Job, resolving
 from chalicelib.jobs.worker import Worker
-from chalicelib.metadata import resolver_copies
+from chalicelib.metadata import resolver_progress
 from chalicelib.metadata.database import Database
 from tests.client import CoreClient, push_image
 from tests.clients.programs import Run, client
@@ -135,7 +135,7 @@ def test_a_node_that_is_down_is_waited_for(
     assert {entry[0] for entry in database.run("SELECT tries FROM jobs")} <= {0, 1}
     [(there, down)] = {
         (total.state, total.failing > 0)
-        for total in resolver_copies.totals(database)
+        for total in resolver_progress.totals(database)
         if total.state == "waiting"
     }
     assert (there, down) == ("waiting", True)
@@ -212,7 +212,7 @@ def test_a_cid_that_is_another_one_is_told(jobs_context: Context, kubo: Kubo) ->
         image = make_image((1000,), seed="lied about")
         push_image(CoreClient(context), "a/b", image)
         Worker(context, RESOLVING).drain()
-        failures = resolver_copies.failures(database)
+        failures = resolver_progress.failures(database)
         assert {each.digest for each in failures} == {
             digests.pack(each.digest) for each in (*image.blobs, image.manifest)
         }
@@ -221,7 +221,7 @@ def test_a_cid_that_is_another_one_is_told(jobs_context: Context, kubo: Kubo) ->
             assert re.search(r"says that sha256:.* has the CID baf\w+aaaa; it has baf", each.error)
         assert cids(database) == {}
         liar.lies = False
-        assert resolver_copies.retry(database) == 3
+        assert resolver_progress.retry(database) == 3
         Worker(context, RESOLVING).drain()
         has(kubo, cids(database), image)
 
