@@ -12,8 +12,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
@@ -34,6 +34,7 @@ AT_ONCE = 4
 DISK = 8 << 30
 """Bytes of temporary files for layers that are compressed, at a time."""
 
+_LEAVING = 3.0  # seconds
 _SCOPE = re.compile(r'scope="([^"]*)"')
 
 State = Literal["sent", "skipped", "mounted"]
@@ -104,8 +105,7 @@ class Push:
                     each.result()
                 done = {blob: running[blob].result() for blob in image.blobs}
             except BaseException:
-                self.stop()
-                pool.shutdown(cancel_futures=True)
+                self._leave(running.values())
                 raise
         manifests = self._manifests(image, done)
         top = manifests[-1]
@@ -117,10 +117,14 @@ class Push:
             list(done.values()),
         )
 
-    def stop(self) -> None:
-        """Have it end soon, on whatever thread it runs; what was sent stays for another attempt."""
+    def _leave(self, running: Collection[Future[Done]]) -> None:
+        """Have all that is on its way end: uploads are let go of, for another attempt to go on
+        with, if that takes no time."""
         self._stopped.set()
         self._disk.close()
+        for each in running:
+            each.cancel()
+        wait(running, timeout=_LEAVING)
         self._remote.close()
 
     # Blobs

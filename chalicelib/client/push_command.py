@@ -20,8 +20,8 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         push,
         "push an image of this machine to a registry: an archive of docker save or podman save, "
         "an OCI layout (folder or tar), a folder of skopeo's dir:, a CAR file, or an image that "
-        "docker or podman has. Layers that the registry has are not sent; what was interrupted goes on "
-        "where it was",
+        "docker or podman has. Layers that the registry has are not sent; what was interrupted "
+        "goes on where it was",
     )
     parser.add_argument(
         "source",

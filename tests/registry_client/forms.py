@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.images import Content, Image, make_index, sha256, write_layout
+from tests.client import sha256
+from tests.images import Content, Image, make_index, write_layout
 
 PLAIN = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
