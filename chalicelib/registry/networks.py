@@ -90,6 +90,8 @@ def open_blob(
             ways = network
     else:
         ways = [storage, *network]
+    if not ways:
+        raise StorageError("It is not in storage, and no network that has it can be asked now.")
     stream = _Failover(digest, deque(ways), start, length)
     stream.begin()
     return stream

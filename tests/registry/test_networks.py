@@ -225,6 +225,16 @@ def test_neither_has_it(context: Context, digest: str, store: Ailing, network: M
     assert (answer.status, answer.code) == (503, "UNAVAILABLE")
 
 
+def test_the_resolver_is_not_there_now(context: Context, digest: str, store: Ailing) -> None:
+    del context.resolvers.own["memory"]
+    assert ask(context, digest, query="?source=network").body == DATA
+    # Found lost, and known to be; in a bucket, and in a folder.
+    for each in (context, replace(context, store=store._store)):
+        context.database.run("UPDATE blob_copies SET missing = false, key = 'lost'")
+        answers = [ask(each, digest) for _ in range(2)]
+        assert [(each.status, each.code) for each in answers] == [(503, "UNAVAILABLE")] * 2
+
+
 def test_a_blob_that_no_network_has_is_as_it_was(
     context: Context, digest: str, store: Ailing
 ) -> None:
