@@ -7,12 +7,10 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -20,99 +18,18 @@ from chalicelib.client import remote
 from chalicelib.client.credentials import Credentials
 from chalicelib.client.remote import Remote, RemoteError
 from chalicelib.http import Piece
+from tests.registry_client.conftest import Start
+from tests.registry_client.script import Answer, Asked, Handler, Script
 from tests.servers import free_port, run
 
-Answer = tuple[int, dict[str, str], bytes]
 OK: Answer = (200, {}, b"ok")
 ADA = Credentials("ada", "secret")
 SCOPE = "repository:app:pull"
 
 
-class Asked:
-    """A request as it came."""
-
-    def __init__(self, handler: BaseHTTPRequestHandler) -> None:
-        self.method = handler.command
-        self.path = urlsplit(handler.path).path
-        self.query = parse_qs(urlsplit(handler.path).query)
-        self.headers = handler.headers
-        self.authorization = handler.headers.get("Authorization")
-        if "chunked" in handler.headers.get("Transfer-Encoding", ""):
-            self.body = b""
-            while size := int(handler.rfile.readline(), 16):
-                self.body += handler.rfile.read(size)
-                handler.rfile.readline()
-            handler.rfile.readline()
-        else:
-            self.body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-
-
-class Script(ThreadingHTTPServer):
-    """A server whose answers a test writes."""
-
-    daemon_threads = True
-
-    def __init__(self, answer: Callable[[Asked], Answer]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answer = answer
-        self.asked: list[Asked] = []
-        self.host = f"127.0.0.1:{self.server_address[1]}"
-        self.url = f"http://{self.host}"
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Script
-
-    def handle_one_request(self) -> None:
-        self.raw_requestline = self.rfile.readline()
-        if not self.raw_requestline or not self.parse_request():
-            self.close_connection = True
-            return
-        asked = Asked(self)
-        self.server.asked.append(asked)
-        status, headers, body = self.server.answer(asked)
-        if not status:  # hang up
-            self.close_connection = True
-            return
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-        self.wfile.flush()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def script() -> Iterator[Callable[[Callable[[Asked], Answer]], Script]]:
-    """Start servers."""
-    running: list[Script] = []
-
-    def start(answer: Callable[[Asked], Answer]) -> Script:
-        running.append(Script(answer))
-        return running[-1]
-
-    yield start
-    for each in running:
-        each.close()
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
-
-
-Start = Callable[[Callable[[Asked], Answer]], Script]
 
 
 class Guard:
@@ -423,7 +340,7 @@ def test_silence(script: Start) -> None:
 def test_an_answer_that_ends_too_early(script: Start) -> None:
     server = script(lambda asked: OK)
 
-    class Short(_Handler):
+    class Short(Handler):
         def send_header(self, name: str, value: str) -> None:
             super().send_header(name, "100" if name == "Content-Length" else value)
 
@@ -506,7 +423,7 @@ def test_connections_are_used_again(script: Start) -> None:
 def test_close_breaks_off_what_comes(script: Start) -> None:
     server = script(lambda asked: OK)
 
-    class Slow(_Handler):
+    class Slow(Handler):
         def send_header(self, name: str, value: str) -> None:
             super().send_header(name, "1000" if name == "Content-Length" else value)
 
