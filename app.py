@@ -59,6 +59,12 @@ def distribution() -> Response:
     return aws_lambda.answer(_event())
 
 
+@app.route("/uploads/{proxy+}", methods=METHODS, content_types=["*/*"])
+def uploads() -> Response:
+    """Uploads whose parts go to storage, by their capabilities."""
+    return aws_lambda.answer(_event())
+
+
 @app.route("/token", methods=["GET", "POST"], content_types=["*/*"])
 @app.route("/.well-known/jwks.json", methods=["GET", "HEAD"], content_types=["*/*"])
 def tokens() -> Response:

@@ -66,6 +66,16 @@ def checked_algorithm(name: str) -> str:
     return name
 
 
+def state_size(name: str) -> int:
+    """How many bytes the chaining words of an algorithm have."""
+    return 64 if name == "sha512" else 32
+
+
+def resumable(name: str) -> bool:
+    """Whether hashes of this algorithm can be suspended and resumed on this machine."""
+    return _layout(name) is not None
+
+
 class Hash:
     """A running hash that can be suspended and resumed. Not for several threads at once."""
 
@@ -106,6 +116,24 @@ class Hash:
             f">BQ8{self._layout.word}", _CODES[self.algorithm], self.length, *words
         )
         return packed + residue
+
+    def words(self) -> bytes:
+        """The chaining words (FIPS 180-4, "intermediate hash value"), big-endian, at the end of a
+        block. Raises ``ValueError`` elsewhere, and where they cannot be had."""
+        state = self.suspend()
+        head = 9 + state_size(self.algorithm)
+        if state is None or len(state) != head:
+            raise ValueError("there are no words here")
+        return state[9:]
+
+    @classmethod
+    def at(cls, name: str, length: int, words: bytes) -> "Hash":
+        """The hash that has these words after ``length`` bytes, a whole number of blocks. Raises
+        ``ValueError`` where it cannot be resumed here."""
+        resumed = cls.resume(struct.pack(">BQ", _CODES[name], length) + words)
+        if resumed is None:
+            raise ValueError("hashes cannot be resumed here")
+        return resumed
 
     @classmethod
     def resume(cls, state: bytes) -> "Hash | None":

@@ -14,16 +14,20 @@ from chalicelib.jobs import (
     resolving,
     retention,
     triggers,
+    verifying,
     webhooks,
 )
 from chalicelib.metadata import resolver_copies
 from chalicelib.metadata.webhooks import DELIVER
+from chalicelib.registry import direct
 from chalicelib.resolvers.healing import KIND as HEAL
 
 KINDS = (
     Kind("uploads.expire", expiry.uploads, every=5 * MINUTE),
     Kind("collect", collection.perform, every=5 * MINUTE),
     Kind("quotas.warn", quotas.warn),
+    Kind(direct.VERIFY, verifying.piece, *verifying.PATIENCE),
+    Kind(direct.COMMIT, verifying.whole, *verifying.PATIENCE),
     Kind("identity.expire", expiry.identity, every=5 * MINUTE),
     Kind(orphans.KIND, orphans.perform, every=DAY),
     Kind("retention", retention.schedule, every=HOUR),

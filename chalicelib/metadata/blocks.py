@@ -48,6 +48,12 @@ def remove(runner: Runner, digest: bytes) -> bool:
     )
 
 
+def refusal(runner: Runner, digest: bytes) -> str | None:
+    """What to tell whoever wants this digest because it is blocked."""
+    rows = runner.run(f"SELECT {REFUSAL}", wanted=digest)
+    return None if rows[0][0] is None else str(rows[0][0])
+
+
 def listed(runner: Runner, last: bytes = b"", count: int | None = None) -> list[Block]:
     """Blocked digests in their order: at most ``count`` after ``last``."""
     rows = runner.run(

@@ -14,7 +14,7 @@ from chalicelib.metadata.quotas import LIMITED
 from chalicelib.storage import Staged
 
 _COLUMNS = "state, epoch, algorithm, received, hash_state, staged, digest, verified"
-_DEADLINE = "now() + (CAST(:seconds AS integer) + 60) * interval '1 second'"
+DEADLINE = "now() + (CAST(:seconds AS integer) + 60) * interval '1 second'"
 """When an upload expires whose newest capability lasts for so many seconds from now: a little later
 than that, since it is issued with the answer."""
 
@@ -44,7 +44,7 @@ def create(runner: Runner, upload_id: str, repository: str, algorithm: str, seco
     a quota."""
     rows = runner.run(
         "INSERT INTO uploads (id, repository, algorithm, expires_at)"
-        f" VALUES (CAST(:id AS uuid), :repository, :algorithm, {_DEADLINE}) RETURNING {LIMITED}",
+        f" VALUES (CAST(:id AS uuid), :repository, :algorithm, {DEADLINE}) RETURNING {LIMITED}",
         id=upload_id,
         repository=repository,
         algorithm=algorithm,
@@ -67,7 +67,7 @@ def find(runner: Runner, upload_id: str, repository: str) -> Upload | None:
 def renew(runner: Runner, upload_id: str, seconds: int) -> None:
     """Put off an open upload's expiry: a fresh capability for it is about to be issued."""
     runner.run(
-        f"UPDATE uploads SET expires_at = greatest(expires_at, {_DEADLINE})"
+        f"UPDATE uploads SET expires_at = greatest(expires_at, {DEADLINE})"
         " WHERE id = CAST(:id AS uuid) AND state = 'open'",
         id=upload_id,
         seconds=seconds,
@@ -88,7 +88,7 @@ def begin(
     ``offset`` bytes exactly."""
     rows = runner.run(
         "WITH begun AS ("
-        f" UPDATE uploads SET epoch = epoch + 1, expires_at = {_DEADLINE}"
+        f" UPDATE uploads SET epoch = epoch + 1, expires_at = {DEADLINE}"
         " WHERE id = CAST(:id AS uuid) AND repository = :repository AND state = 'open'"
         " AND expires_at > now()"
         " AND (CAST(:offset AS bigint) IS NULL OR received = CAST(:offset AS bigint))"
@@ -115,7 +115,7 @@ def reserve(runner: Runner, upload: Upload, count: int, seconds: int) -> int | N
     nothing else."""
     rows = runner.run(
         "UPDATE uploads SET next_part = next_part + :count,"
-        f" expires_at = {_DEADLINE}"
+        f" expires_at = {DEADLINE}"
         " WHERE id = CAST(:id AS uuid) AND state = 'open' AND epoch = :epoch"
         " RETURNING next_part - :count",
         id=upload.id,
@@ -138,7 +138,7 @@ def save(
     return bool(
         runner.run(
             "UPDATE uploads SET received = :received, hash_state = :hash_state,"
-            f" staged = CAST(:staged AS jsonb), expires_at = {_DEADLINE}"
+            f" staged = CAST(:staged AS jsonb), expires_at = {DEADLINE}"
             " WHERE id = CAST(:id AS uuid) AND state = 'open' AND epoch = :epoch RETURNING 1",
             id=upload.id,
             epoch=upload.epoch,
@@ -157,7 +157,7 @@ def settle(
     return bool(
         runner.run(
             "UPDATE uploads SET state = 'committing', digest = :digest, verified = :verified,"
-            f" received = :size, staged = CAST(:staged AS jsonb), expires_at = {_DEADLINE}"
+            f" received = :size, staged = CAST(:staged AS jsonb), expires_at = {DEADLINE}"
             " WHERE id = CAST(:id AS uuid) AND state = 'open' AND epoch = :epoch RETURNING 1",
             id=upload.id,
             epoch=upload.epoch,

@@ -8,6 +8,12 @@ from chalicelib.registry import pages
 
 _PAGE = 1000
 _MOST = 10_000
+_DIRECT = {
+    "name": "_openregistry",
+    "description": "Uploads whose bytes go straight to object storage.",
+    "url": "https://github.com/openregistry/openregistry/blob/main/docs/direct-uploads.md",
+    "endpoints": ["_openregistry/uploads/direct"],
+}
 
 
 def check_version(_context: Context, _request: Request) -> Response:
@@ -26,6 +32,9 @@ def list_repositories(context: Context, request: Request) -> Response:
     return Response(200, headers, json.dumps({"repositories": names[:count]}).encode())
 
 
-def discover(_context: Context, _request: Request) -> Response:
+def discover(context: Context, _request: Request) -> Response:
     """The extensions that this registry has (OCI Distribution, extensions/_oci.md)."""
-    return Response(200, [("Content-Type", JSON)], json.dumps({"extensions": []}).encode())
+    from chalicelib.registry import direct
+
+    extensions = [_DIRECT] if direct.offered(context) else []
+    return Response(200, [("Content-Type", JSON)], json.dumps({"extensions": extensions}).encode())

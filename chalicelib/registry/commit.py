@@ -58,7 +58,7 @@ def commit(
     if kept is None:
         return _by_another(context, request, upload, digest)
     if kept != staged.key or upload.epoch > 1:
-        _clear_now(context, upload.id)
+        clear_now(context, upload.id)
     return True
 
 
@@ -71,7 +71,7 @@ def ended_if_denied(context: Context, request: Request, upload: Upload) -> Itera
             yield
     except Denied:
         uploads.cancel(context.database, upload.id, upload.repository)
-        _clear_now(context, upload.id)
+        clear_now(context, upload.id)
         raise
 
 
@@ -116,7 +116,7 @@ def _reread(context: Context, digest: bytes, staged: Staged) -> Hash:
     return hashing
 
 
-def _clear_now(context: Context, upload_id: str) -> None:
+def clear_now(context: Context, upload_id: str) -> None:
     """Remove what an upload leaves that has ended: an object that lost a race, pieces that were
     joined.
     What cannot be removed now goes when the upload expires."""

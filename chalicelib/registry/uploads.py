@@ -57,7 +57,7 @@ def start(context: Context, request: Request) -> Receiver | Response:
             digest = digests.pack(request.query["mount"])
             algorithm = digests.algorithm(digest)
             if _mount(context, request, repository, digest):
-                return _created(context, repository, digest)
+                return created(context, repository, digest)
     elif "digest" in request.query:
         digest = digests.pack(request.query["digest"])
         upload_id = _create(context, request, repository, digests.algorithm(digest))
@@ -173,7 +173,7 @@ class _Receiving:
                 staged = self._writer.close(final=True)
             if not commit(context, self._request, upload, self._digest, staged, self._hash):
                 raise self._overtaken()
-            return _created(context, upload.repository, self._digest)
+            return created(context, upload.repository, self._digest)
         with self._unless_overtaken():
             staged = self._writer.close(final=False)
         state = None if self._hash is None else self._hash.suspend()
@@ -253,7 +253,7 @@ class _Ending:
         elif not blobs.renew(context.database, upload.repository, digest):
             # It was committed, and deleted or collected since.
             raise _unknown()
-        return _created(context, upload.repository, digest)
+        return created(context, upload.repository, digest)
 
     def abort(self) -> None:
         """Nothing is held."""
@@ -400,7 +400,8 @@ def _progress(
     ]
 
 
-def _created(context: Context, repository: str, digest: bytes) -> Response:
+def created(context: Context, repository: str, digest: bytes) -> Response:
+    """The answer for a blob that is there now."""
     text = digests.unpack(digest)
     headers = [
         context.location(f"/v2/{repository}/blobs/{text}"),

@@ -77,6 +77,40 @@ class Staged:
     state: dict[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A part that a client has sent: its number (from 1), its size in bytes, and storage's tag."""
+
+    number: int
+    size: int
+    tag: str
+
+
+class ClientParts(Protocol):
+    """How clients send an object's parts to the store themselves. Parts are equal but for the last,
+    and no object comes of them before ``ObjectStore.complete``; ``discard`` removes them."""
+
+    most: int
+    """How many parts an object has at most."""
+
+    def size(self, blob: int | None, wanted: int | None) -> int | None:
+        """How many bytes the parts of a blob are to have, whose own size may be known; a multiple
+        of 128. ``wanted`` is a wish. None where the blob is larger than any can be."""
+
+    def begin(self, key: str) -> str:
+        """Begin to take parts at a key; gives the name of that."""
+
+    def presign(self, key: str, upload: str, number: int, size: int, seconds: int) -> str:
+        """A URL at which whoever has it may PUT one part, of exactly that size."""
+
+    def list(self, key: str, upload: str) -> Sequence[Sent]:
+        """The parts that are there, by number. Raises ``Refused`` where they were completed or
+        discarded."""
+
+    def staged(self, key: str, upload: str, part_size: int, sent: Sequence[Sent]) -> Staged:
+        """What ``ObjectStore.complete`` makes an object of: these parts and no others."""
+
+
 class Writer(Protocol):
     """Takes the bytes of one request. Calls never overlap; each may block and may raise
     ``StorageError``, after which only ``abort`` follows."""
@@ -101,6 +135,9 @@ class ObjectStore(Protocol):
 
     name: str
     """The store's name in ``blob_copies``."""
+
+    client_parts: ClientParts | None
+    """None where clients cannot send parts to the store themselves."""
 
     def writer(self, staged: Staged | None, key: str, reserve: Callable[[int], int]) -> Writer:
         """A writer that goes on from ``staged``. ``key`` is this request's own. ``reserve(n)``

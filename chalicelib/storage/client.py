@@ -42,6 +42,7 @@ _PIECE = 256 << 10
 
 _TRANSIENT = (HTTPClientError, NoConnection, IncompleteReadError, ResponseParserError)
 _ERRORS = (BotoCoreError, ClientError, ResponseParserError)
+_PRESIGNED = {"GET": "get_object", "HEAD": "head_object", "PUT": "upload_part"}
 _TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {"OperationAborted", "RequestTimeout", "SlowDown"}
 
@@ -140,10 +141,11 @@ class Client:
         return Download(self, name, offset, length)
 
     def presign(self, method: str, name: Mapping[str, Any], seconds: int) -> str:
-        """A URL at which whoever has it may GET or HEAD an object."""
-        operation = "head_object" if method == "HEAD" else "get_object"
+        """A URL at which whoever has it may GET or HEAD an object, or PUT one part of it."""
         try:
-            return self.s3.generate_presigned_url(operation, Params=name, ExpiresIn=seconds)
+            return self.s3.generate_presigned_url(
+                _PRESIGNED[method], Params=name, ExpiresIn=seconds
+            )
         except _ERRORS as error:
             raise self.problem(error) from error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from chalicelib.http import FileRegion, Piece
-from chalicelib.storage import NoSuchObject, Staged, StorageError
+from chalicelib.storage import ClientParts, NoSuchObject, Staged, StorageError
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{2,200}")
 _SUFFIXES = (".part", ".piece", ".join")
@@ -33,6 +33,7 @@ class FileStore:
     folder at the same time."""
 
     name = "filesystem"
+    client_parts: ClientParts | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,9 +1,9 @@
 """Blobs in a bucket of any S3 service: parts, and one PutObject for what fits into one part.
 
 A service must have PutObject, GetObject with ``Range``, HeadObject, DeleteObject, HeadBucket,
-ListObjectsV2, multipart uploads with ListMultipartUploads, and presigned URLs. On AWS the registry
-needs ``s3:ListBucket`` and ``s3:ListBucketMultipartUploads`` beside the rights to its objects:
-without the first, AWS answers 403 about an object that is not there.
+ListObjectsV2, multipart uploads with ListParts and ListMultipartUploads, and presigned URLs. On AWS
+the registry needs ``s3:ListBucket`` and ``s3:ListBucketMultipartUploads`` beside the rights to its
+objects: without the first, AWS answers 403 about an object that is not there.
 
 The largest blob is 10,000 parts: 78 GiB with the default of 8 MiB. Part numbers that a request
 reserved and did not need are lost, so that an upload in very many small chunks ends earlier.
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from chalicelib.http import Stream
-from chalicelib.storage import NoSuchObject, Refused, Staged
+from chalicelib.storage import ClientParts, NoSuchObject, Refused, Staged
+from chalicelib.storage.direct import S3Parts
 from chalicelib.storage.multipart import TAIL, Multipart, S3Writer, tail_of
 from chalicelib.storage.parts import Memory, Part
 
@@ -149,6 +150,7 @@ class S3Store:
         self._part_memory = part_memory
         self._lock = threading.Lock()
         self._made: _Process | None = None
+        self.client_parts: ClientParts | None = S3Parts(self)
 
     @property
     def process(self) -> _Process:

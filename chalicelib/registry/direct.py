@@ -1,0 +1,526 @@
+"""Direct uploads: the bytes go from the client to object storage, in parts (docs/direct-uploads.md
+is their specification).
+
+Such an upload is one of ``chalicelib.registry.uploads``, with a row besides. It is begun with
+credentials; all else is done by the capability in its Location, whose ``epoch`` tells apart those
+who have taken it over one after another. What was sent becomes an object when it is committed, and
+a blob when it has been verified: at once where it is small, and else piece by piece, by jobs.
+"""
+
+import json
+import logging
+import uuid
+from typing import Any, TypeVar
+
+import msgspec
+
+from chalicelib import digests
+from chalicelib.context import Context
+from chalicelib.http import (
+    JSON,
+    Denied,
+    DigestInvalid,
+    RegistryError,
+    Request,
+    Response,
+    SizeInvalid,
+    Unsupported,
+    UploadInvalid,
+    UploadUnknown,
+)
+from chalicelib.identity import Subject
+from chalicelib.identity.capabilities import PARAMETER
+from chalicelib.metadata import blobs, direct, jobs, quotas, uploads
+from chalicelib.metadata.blocks import refusal
+from chalicelib.metadata.database import Transaction
+from chalicelib.metadata.direct import Direct
+from chalicelib.metadata.uploads import Upload
+from chalicelib.registry import blocks
+from chalicelib.registry.commit import clear_now, commit, ended_if_denied
+from chalicelib.registry.quotas import told
+from chalicelib.registry.uploads import created
+from chalicelib.registry.verifying import PIECE, Claim
+from chalicelib.storage import ClientParts, Refused, Sent, Staged, new_key
+
+HOLD = 60
+"""Seconds for which an upload belongs to who has made the last request of it."""
+VERIFY, COMMIT = "direct.verify", "direct.commit"
+"""Kinds of jobs: a piece is to be verified; all were."""
+_URLS = 100
+_URL_SECONDS = 3600
+_POLLERS = 8
+
+_log = logging.getLogger(__name__)
+
+
+class Begin(msgspec.Struct, rename="camel"):
+    """What a client wants to send."""
+
+    size: int | None = None
+    digest: str | None = None
+    algorithm: str = "sha256"
+    part_size: int | None = None
+    states: list[str] = []
+
+
+class Part(msgspec.Struct):
+    """A part that a client wants to send, and its size in bytes."""
+
+    number: int
+    size: int
+
+
+class More(msgspec.Struct):
+    """What a client wants in the middle of an upload, and what it tells."""
+
+    parts: list[Part] = []
+    states: dict[int, str] = {}
+    release: bool = False
+
+
+class Commit(msgspec.Struct):
+    """What a client says of what it has sent."""
+
+    size: int
+    states: list[str] = []
+
+
+def begin(context: Context, request: Request) -> Response:
+    """Begin an upload, or take one over that was cut."""
+    parts = _client_parts(context)
+    wanted = _decoded(request, Begin)
+    digest = None if wanted.digest is None else digests.pack(wanted.digest)
+    algorithm = digests.checked_algorithm(
+        digests.algorithm(digest) if digest is not None else wanted.algorithm
+    )
+    _check_size(wanted.size)
+    told_states = {n: _state(state, algorithm) for n, state in enumerate(wanted.states, 1)}
+    repository = request.params["repository"]
+    if digest is not None and blobs.renew(context.database, repository, digest):
+        return _answer(200, {"state": "committed", "digest": wanted.digest})
+    taken = direct.take_over(
+        context.database,
+        repository,
+        algorithm,
+        request.subject.id,
+        digest=digest,
+        size=wanted.size,
+        first=told_states.get(1),
+        seconds=context.capabilities.seconds,
+        hold=HOLD,
+    )
+    if taken is None:
+        found, epoch = _create(context, request, parts, wanted, digest, algorithm), 1
+    else:
+        found, epoch = taken
+    if told_states:
+        direct.add_states(context.database, found.upload_id, told_states)
+    sent = _sent(context, parts, found) if taken else []
+    more = {"state": "open", "partSize": found.part_size, "maxParts": parts.most, "parts": sent}
+    return _located(context, repository, found.upload_id, request.subject, epoch, more, 201)
+
+
+def more(context: Context, request: Request) -> Response:
+    """Give URLs of parts, remember states, hold the upload or let go of it."""
+    parts = _client_parts(context)
+    wanted = _decoded(request, More)
+    upload, found = _found(context, request)
+    if not _hold(context, request, upload, 0 if wanted.release else HOLD):
+        raise _unknown()
+    if wanted.states:
+        states = {part: _state(text, upload.algorithm) for part, text in wanted.states.items()}
+        if not all(0 < part <= parts.most for part in states):
+            raise UploadInvalid("There is no such part.", {"states": max(states)})
+        direct.add_states(context.database, upload.id, states)
+    _check_parts(context, request, upload, found, wanted.parts, parts.most)
+    seconds = min(_URL_SECONDS, context.capabilities.seconds)
+    urls = [
+        {
+            "number": part.number,
+            "size": part.size,
+            "url": parts.presign(found.key, found.multipart_id, part.number, part.size, seconds),
+        }
+        for part in wanted.parts
+    ]
+    return _located(
+        context, upload.repository, upload.id, request.subject, upload.epoch,
+        {"state": "open", "parts": urls},
+    )  # fmt: skip
+
+
+def status(context: Context, request: Request) -> Response:
+    """How far an upload is."""
+    parts = _client_parts(context)
+    upload, found = _found(context, request)
+    if _hold(context, request, upload, HOLD):
+        more = {
+            "state": "open",
+            "partSize": found.part_size,
+            "maxParts": parts.most,
+            "parts": _sent(context, parts, found),
+        }
+        return _located(context, upload.repository, upload.id, request.subject, upload.epoch, more)
+    upload, found = _found(context, request)
+    if upload.state == "committing" and found.pieces is not None and context.helps is not None:
+        context.helps((VERIFY, COMMIT))
+        upload, found = _found(context, request)
+    return _told(context, request, upload, found)
+
+
+def put(context: Context, request: Request) -> Response:
+    """Commit: have what was sent verified, and made a blob."""
+    _client_parts(context)
+    if "digest" not in request.query:
+        raise DigestInvalid("The PUT that ends an upload names the blob: add digest=.")
+    digest = digests.pack(request.query["digest"])
+    upload, found = _found(context, request)
+    if _hold(context, request, upload, HOLD):
+        said = _decoded(request, Commit)
+        if response := _settle(context, request, upload, found, digest, said):
+            return response
+    upload, found = _found(context, request)
+    if (upload.state == "cancelled" and found.refusal is None) or upload.digest != digest:
+        raise _unknown()
+    if upload.state == "committing" and found.pieces is None:
+        # Here, or in the request before, which was cut.
+        _begin_verifying(context, request, upload, found)
+        upload, found = _found(context, request)
+    if upload.state == "committed":
+        if not blobs.renew(context.database, upload.repository, digest):
+            raise _unknown()
+        return created(context, upload.repository, digest)
+    if found.refusal is not None:
+        raise RegistryError(**found.refusal)
+    return _told(context, request, upload, found, 202)
+
+
+def claim(upload: Upload, found: Direct) -> Claim:
+    """What the client has said of an upload that it has committed."""
+    if upload.digest is None or found.size is None:
+        raise ValueError("the upload was not committed")
+    return Claim(found.key, found.size, found.part_size, upload.digest, found.states or b"")
+
+
+def offered(context: Context) -> bool:
+    """Whether clients may send parts to storage themselves: it takes them, clients reach it, and
+    hashes can be resumed here."""
+    from chalicelib.registry.blobs import REDIRECTING
+
+    return (
+        context.store.client_parts is not None
+        and context.settings.downloads in REDIRECTING
+        and all(map(digests.resumable, digests.ALGORITHMS))
+    )
+
+
+def refuse(context: Context, upload: Upload, error: RegistryError) -> None:
+    """End an upload that cannot become a blob, and tell why to who asks."""
+    refusal = {"message": error.message, "detail": error.detail, "code": error.code}
+    direct.refuse(context.database, upload.id, {**refusal, "status": error.status})
+    uploads.cancel(context.database, upload.id, upload.repository)
+    clear_now(context, upload.id)
+
+
+def _create(
+    context: Context,
+    request: Request,
+    parts: ClientParts,
+    wanted: Begin,
+    digest: bytes | None,
+    algorithm: str,
+) -> Direct:
+    part_size = parts.size(wanted.size, wanted.part_size)
+    if part_size is None:
+        raise SizeInvalid(
+            "The blob is larger than any can be here.", {"size": wanted.size}, status=413
+        )
+    repository, upload_id, key = request.params["repository"], str(uuid.uuid4()), new_key()
+    seconds = context.capabilities.seconds
+    if uploads.create(context.database, upload_id, repository, algorithm, seconds):
+        with told(context, repository, request.subject):
+            quotas.check(context.database, repository, digest, wanted.size or 0)
+    upload = uploads.begin(context.database, upload_id, repository, 0, key, seconds, digest)
+    if upload is None:
+        raise _unknown()
+    if digest is not None:
+        blocks.check(upload.refusal, digest)
+    found = Direct(
+        upload_id,
+        request.subject.id,
+        key,
+        parts.begin(key),
+        part_size,
+        digest,
+        wanted.size,
+    )
+    direct.add(context.database, found, HOLD)
+    return found
+
+
+def _settle(
+    context: Context,
+    request: Request,
+    upload: Upload,
+    found: Direct,
+    digest: bytes,
+    said: Commit,
+) -> Response | None:
+    """Hold the client to what it says of an upload, for good. Gives the answer where the blob is
+    small, and None where it is not and the upload is settled."""
+    _check_size(said.size)
+    if digests.algorithm(digest) != upload.algorithm:
+        raise DigestInvalid(
+            f"This upload was begun with {upload.algorithm}.", {"digest": digests.unpack(digest)}
+        )
+    staged = _staged(context, found, said.size)
+    asked = Claim(found.key, said.size, found.part_size, digest, b"")
+    states = b"".join(_state(text, upload.algorithm) for text in said.states)
+    if len(said.states) != asked.parts - 1:
+        raise UploadInvalid(
+            "There is a state at the end of each part but the last.",
+            {"parts": asked.parts, "states": len(said.states)},
+        )
+    with ended_if_denied(context, request, upload):
+        blocks.check(refusal(context.database, digest), digest)
+        quotas.check(context.database, upload.repository, digest, said.size)
+    if said.size <= PIECE:
+        done = _commit_now(context, request, upload, digest, staged)
+        return created(context, upload.repository, digest) if done else None
+
+    def work(transaction: Transaction) -> None:
+        seconds = context.capabilities.seconds
+        if uploads.settle(transaction, upload, digest, staged, False, seconds):
+            direct.settle(transaction, upload.id, said.size, states)
+
+    context.database.transaction(work)
+    return None
+
+
+def _commit_now(
+    context: Context, request: Request, upload: Upload, digest: bytes, staged: Staged
+) -> bool:
+    """Read all of it, and make a blob of it; False where another request does."""
+    try:
+        return commit(context, request, upload, digest, staged, None)
+    except (DigestInvalid, Denied) as error:
+        refuse(context, upload, error)
+        raise
+    except Refused as error:
+        raise _changed(context, upload) from error
+
+
+def _begin_verifying(context: Context, request: Request, upload: Upload, found: Direct) -> None:
+    """Make an object of what was sent, and have its pieces verified."""
+    if upload.staged is None or upload.digest is None:
+        raise _unknown()
+    if found.states is None:
+        # It was settled as a small one, by a request that was cut.
+        _commit_now(context, request, upload, upload.digest, upload.staged)
+        return
+    try:
+        context.store.complete(upload.staged)
+    except Refused as error:
+        raise _changed(context, upload) from error
+    pieces = len(claim(upload, found).pieces)
+
+    def work(transaction: Transaction) -> None:
+        if direct.begin_verifying(transaction, upload.id, pieces):
+            for piece in range(pieces):
+                data = {"upload": upload.id, "repository": upload.repository, "piece": piece}
+                jobs.add(transaction, VERIFY, data)
+
+    context.database.transaction(work)
+    context.wake()
+
+
+def _staged(context: Context, found: Direct, size: int) -> Staged:
+    """What was sent, of a blob of that size. Raises ``SizeInvalid`` where it is not all there."""
+    parts = _client_parts(context)
+    count = -(-size // found.part_size)
+    try:
+        sent = [part for part in parts.list(found.key, found.multipart_id) if part.number <= count]
+    except Refused:
+        raise _unknown() from None
+    there = {part.number: part.size for part in sent}
+    for number in range(1, count + 1):
+        wanted = min(found.part_size, size - (number - 1) * found.part_size)
+        if there.get(number) != wanted:
+            raise SizeInvalid(
+                "A part is missing, or has another size than it must have.",
+                {"part": number, "size": there.get(number), "expected": wanted},
+            )
+    return parts.staged(found.key, found.multipart_id, found.part_size, sent)
+
+
+def _check_parts(
+    context: Context,
+    request: Request,
+    upload: Upload,
+    found: Direct,
+    wanted: list[Part],
+    most: int,
+) -> None:
+    """Refuse URLs for what can be no part of this upload, or is more than the quota allows."""
+    if len(wanted) > _URLS:
+        raise UploadInvalid(f"URLs are given for {_URLS} parts at once.", {"parts": len(wanted)})
+    end = 0
+    for part in wanted:
+        end = max(end, (part.number - 1) * found.part_size + part.size)
+        if not (0 < part.number <= most and 0 < part.size <= found.part_size):
+            raise UploadInvalid(
+                f"Parts are numbered from 1 to {most}, and have {found.part_size} bytes or, the"
+                " last one, fewer.",
+                {"number": part.number, "size": part.size},
+            )
+    if found.size is not None and end > found.size:
+        raise SizeInvalid("That is more than the blob has.", {"size": found.size, "end": end})
+    if wanted:
+        with ended_if_denied(context, request, upload):
+            quotas.check(context.database, upload.repository, found.digest, end)
+
+
+def _found(context: Context, request: Request) -> tuple[Upload, Direct]:
+    upload_id, repository = request.params["upload"], request.params["repository"]
+    upload = uploads.find(context.database, upload_id, repository)
+    found = None if upload is None else direct.find(context.database, upload_id)
+    if upload is None or found is None:
+        raise _unknown()
+    return upload, found
+
+
+def _hold(context: Context, request: Request, upload: Upload, seconds: int) -> bool:
+    """Put off the expiry of an open upload and hold it for so long; False where it is not open.
+    Raises ``UploadInvalid`` where somebody else has taken it over."""
+    now: Upload | None = upload
+    if upload.state == "open" and request.query.get("epoch") == str(upload.epoch):
+        expiry = context.capabilities.seconds
+        if direct.touch(context.database, upload.id, upload.epoch, expiry, seconds):
+            return True
+        now = uploads.find(context.database, upload.id, upload.repository)
+    if now is None or now.state != "open":
+        return False
+    raise UploadInvalid(
+        "Another client has taken this upload over; begin again.",
+        {"upload": upload.id},
+        status=409,
+    )
+
+
+def _sent(context: Context, parts: ClientParts, found: Direct) -> list[dict[str, Any]]:
+    """The parts that are there, as a client is told of them."""
+    states = direct.states(context.database, found.upload_id)
+
+    def shown(part: Sent) -> dict[str, Any]:
+        state = {"state": states[part.number].hex()} if part.number in states else {}
+        return {"number": part.number, "size": part.size, **state}
+
+    try:
+        return [shown(part) for part in parts.list(found.key, found.multipart_id)]
+    except Refused:
+        raise _unknown() from None
+
+
+def _told(
+    context: Context, request: Request, upload: Upload, found: Direct, answer: int = 200
+) -> Response:
+    """What is to be known of an upload that is not open any more."""
+    more: dict[str, Any]
+    if found.refusal is not None:
+        error = {name: value for name, value in found.refusal.items() if name != "status"}
+        more = {"state": "refused", "error": error}
+    elif upload.state == "committed" and upload.digest is not None:
+        more = {"state": "committed", "digest": digests.unpack(upload.digest)}
+    elif upload.state == "committing":
+        more = {
+            "state": "verifying",
+            "size": found.size or upload.received,
+            "verified": found.bytes_verified,
+            "pollers": 1 if context.helps is None else _POLLERS,
+        }
+    else:
+        raise _unknown()
+    return _located(
+        context, upload.repository, upload.id, request.subject, upload.epoch, more, answer
+    )
+
+
+def _located(
+    context: Context,
+    repository: str,
+    upload_id: str,
+    subject: Subject,
+    epoch: int,
+    more: dict[str, Any],
+    answer: int = 200,
+) -> Response:
+    token = context.capabilities.issue(repository, upload_id, subject.id)
+    path = f"/uploads/{repository}/{upload_id}?{PARAMETER}={token}&epoch={epoch}"
+    location = context.location(path)
+    body = {
+        **more,
+        "location": location[1],
+        "expiresIn": context.capabilities.seconds,
+        "holdSeconds": HOLD,
+    }
+    waits = [("Retry-After", "1")] if answer == 202 else []
+    return _answer(answer, body, [location, *waits])
+
+
+def _answer(
+    status: int, body: dict[str, Any], fields: list[tuple[str, str]] | None = None
+) -> Response:
+    headers = [("Content-Type", JSON), ("Cache-Control", "no-store"), *(fields or [])]
+    return Response(status, headers, json.dumps(body).encode())
+
+
+_Body = TypeVar("_Body", Begin, More, Commit)
+
+
+def _decoded(request: Request, kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(request.body or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise UploadInvalid(
+            "The body is not the JSON that docs/direct-uploads.md tells of.", str(error)
+        ) from None
+
+
+def _state(text: str, algorithm: str) -> bytes:
+    try:
+        state = bytes.fromhex(text)
+    except ValueError:
+        state = b""
+    if len(state) != (length := digests.state_size(algorithm)):
+        raise UploadInvalid(
+            f"A state of {algorithm} is {2 * length} hexadecimal digits.", {"state": text[:200]}
+        )
+    return state
+
+
+def _check_size(size: int | None) -> None:
+    if size is not None and not 0 < size < 1 << 62:
+        raise SizeInvalid("The size is that of the blob in bytes, one at least.", {"size": size})
+
+
+def _client_parts(context: Context) -> ClientParts:
+    parts = context.store.client_parts
+    if parts is None or not offered(context):
+        raise Unsupported(
+            "This registry takes no direct uploads: use those of the distribution specification."
+        )
+    return parts
+
+
+def _changed(context: Context, upload: Upload) -> UploadInvalid:
+    error = UploadInvalid(
+        "Storage could not make an object of these parts: were they sent again meanwhile? This"
+        " upload has ended, begin another."
+    )
+    refuse(context, upload, error)
+    return error
+
+
+def _unknown() -> UploadUnknown:
+    return UploadUnknown(
+        "There is no such upload: it was committed, cancelled, or has expired. Begin another."
+    )
