@@ -28,10 +28,12 @@ class Kept(NamedTuple):
 
 
 def unchecked_resolvers(runner: Runner, age: float) -> list[str]:
-    """Where there are copies that the network was not asked about for ``age`` seconds."""
+    """Where there are copies that the network was not asked about for ``age`` seconds; first where
+    it was asked longest ago, so that one with many copies keeps no other waiting for good."""
     rows = runner.run(
-        "SELECT DISTINCT resolver FROM resolver_copies"
-        f" WHERE state = 'there' AND checked_at <= now() - {SECONDS.format('age')} ORDER BY 1",
+        "SELECT resolver FROM resolver_copies"
+        f" WHERE state = 'there' AND checked_at <= now() - {SECONDS.format('age')}"
+        " GROUP BY resolver ORDER BY min(checked_at), resolver",
         age=age,
     )
     return [name for (name,) in rows]

@@ -134,8 +134,7 @@ def manifest(runner: Runner, digest: bytes) -> tuple[bytes, str]:
 
 class Task(NamedTuple):
     """A copy that something is to be done about. Its bytes are ``payload``, of a manifest, or at
-    ``key`` in the store, where ``missing`` says that a read found nothing; neither where they are
-    not there. ``wanted`` as ``WANTED`` says."""
+    ``key`` in the store; neither where they are not there. ``wanted`` as ``WANTED`` says."""
 
     digest: bytes
     resolver: str
@@ -149,7 +148,6 @@ class Task(NamedTuple):
     wanted: bool
     payload: bytes | None
     key: str | None
-    missing: bool
 
     @property
     def place(self) -> Place:
@@ -162,7 +160,7 @@ def find(runner: Runner, digest: bytes, resolver: str, store: str) -> Task | Non
     rows = runner.run(
         "SELECT c.state, c.size, c.cid, c.derived_cid, c.root_cid, c.complete, c.changed_at,"
         f" {WANTED}, (SELECT m.payload FROM manifests m WHERE m.digest = c.digest LIMIT 1),"
-        " s.key, coalesce(s.missing, true) FROM resolver_copies c"
+        " s.key FROM resolver_copies c"
         " LEFT JOIN blob_copies s ON s.digest = c.digest AND s.store = :store"
         " WHERE c.digest = :digest AND c.resolver = :resolver",
         digest=digest,

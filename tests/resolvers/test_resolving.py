@@ -18,6 +18,7 @@ from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import blocks, jobs, repositories, resolver_copies, resolver_progress
 from chalicelib.metadata.database import Database, Transaction
 from chalicelib.metadata.resolver_copies import DERIVE, IMAGE, PUT, UNPIN
+from chalicelib.resolvers import Status
 from chalicelib.resolvers.unixfs import Cid
 from tests.client import CoreClient, push_blob, push_image, push_manifest, sha512
 from tests.hosts.wire import until
@@ -538,6 +539,40 @@ def test_what_a_network_has_lost_is_put_there_again(
     assert kept(memory, *images) == content_of(*images)
     assert set(states(database).values()) == {"there"}
     assert errors(database) == []
+
+
+def test_the_network_that_was_asked_longest_ago_comes_first(
+    context: Context,
+    client: CoreClient,
+    database: Database,
+    memory: Memory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that has more than can be asked about in time keeps no other waiting."""
+    monkeypatch.setattr(resolving, "_BATCH", 1)
+    monkeypatch.setattr(resolving, "_CHECK_SECONDS", 1.0)
+    push_image(client, "a/b", make_image([10], seed="asked"))
+    work(context)
+    database.run("UPDATE resolver_copies SET checked_at = now() - interval '3 days'")
+    # The same is there, too, on a network that is slow; it was asked about later.
+    slow = Memory()
+
+    def status(name: str, cid: str) -> Status:
+        time.sleep(1.5)
+        return Status("there")
+
+    monkeypatch.setattr(slow, "status", status)
+    context.resolvers.own["a slow one"] = slow
+    database.run(
+        "INSERT INTO resolver_copies (digest, resolver, size, state, cid, checked_at)"
+        " SELECT digest, 'a slow one', size, state, cid, now() - interval '2 days'"
+        " FROM resolver_copies"
+    )
+    perform(context, resolving.check)
+    unchecked = database.run(
+        "SELECT DISTINCT resolver FROM resolver_copies WHERE checked_at < now() - interval '1 day'"
+    )
+    assert unchecked == [["a slow one"]]
 
 
 def test_what_some_nodes_of_a_network_lack_is_put_there(
