@@ -1,6 +1,6 @@
 """What every function is given beside its request: the process's long-lived things."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chalicelib.afterwards import Afterwards
@@ -23,8 +23,7 @@ class Context:
     manifest HEADs carry the body for the front to strip. ``challenges`` is false where the front
     hides a function's ``WWW-Authenticate``: what can be answered otherwise then is. ``wake`` is
     called where a request has written jobs, for a host whose workers sleep, and has them woken
-    once the request is answered; neither it nor ``pulls.count`` waits or raises. Such a host also
-    gives ``helps``: a request that waits for jobs of these kinds does one itself."""
+    once the request is answered; neither it nor ``pulls.count`` waits or raises."""
 
     settings: Settings
     database: Database
@@ -39,7 +38,6 @@ class Context:
     challenges: bool = True
     afterwards: Afterwards = field(default_factory=Afterwards)
     wake: Callable[[], None] = lambda: None
-    helps: Callable[[Sequence[str]], None] | None = None
 
     def new_repository(self, subject: Subject) -> repositories.New:
         """What a repository gets that this subject makes."""

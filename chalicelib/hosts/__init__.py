@@ -1,6 +1,6 @@
 """What runs the functions. A host turns its own events into requests, and is thin."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -23,7 +23,6 @@ def build_context(
     afterwards: "Afterwards | None" = None,
     pulls: "Pulls | None" = None,
     wake: Callable[[], None] = lambda: None,
-    helps: "Callable[[Sequence[str]], None] | None" = None,
 ) -> "Context":
     """Everything that the functions of one process share. Opens no connection.
 
@@ -69,7 +68,6 @@ def build_context(
         challenges=challenges,
         afterwards=afterwards or Afterwards(),
         wake=wake,
-        helps=helps,
     )
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -40,9 +40,6 @@ an answer is out."""
 WAKE_SECONDS = 60.0
 """How long a function that the queue has woken begins jobs. The rest is the schedule's, so that the
 queue's messages are soon done with."""
-
-HELP_SECONDS = 1.0
-"""How long a request that waits for jobs begins some itself."""
 
 STOP_SECONDS = 60.0
 """How long before its time is over a function begins no more jobs."""
@@ -137,7 +134,6 @@ def _context() -> "Context":
             # Without a queue each pull is written down before its answer.
             pulls=queue,
             wake=queue.wake if queue else lambda: None,
-            helps=help_with,
         )
     except SettingsError as error:
         logger.critical("%s", error)
@@ -153,15 +149,6 @@ def work(seconds: float) -> int:
     from chalicelib.jobs.worker import Worker
 
     return Worker(context(), KINDS).drain(time.monotonic() + seconds - STOP_SECONDS)
-
-
-def help_with(kinds: Sequence[str]) -> None:
-    """Do a job of these kinds, if one is due: of what a request waits for, it does a share."""
-    from chalicelib.jobs.kinds import KINDS
-    from chalicelib.jobs.worker import Worker
-
-    chosen = [kind for kind in KINDS if kind.name in kinds]
-    Worker(context(), chosen, threads=2).drain(time.monotonic() + HELP_SECONDS)
 
 
 def receive(event: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -37,14 +37,14 @@ def commit(
     verified = upload.verified or hashing is not None
     verify(hashing, digest)
     if staged.whole and not verified:
-        verify(_reread(context, digest, staged), digest)
+        verify(reread(context, digest, staged), digest)
     if not staged.whole:
         if upload.state == "open":
             seconds = context.capabilities.seconds
             if not uploads.settle(context.database, upload, digest, staged, verified, seconds):
                 return _by_another(context, request, upload, digest)
         context.store.complete(staged)
-        if not verified and (found := _reread(context, digest, staged)).digest() != digest:
+        if not verified and (found := reread(context, digest, staged)).digest() != digest:
             # Its parts are an object now, and take no further chunk.
             uploads.cancel(context.database, upload.id, upload.repository)
             clear(context, upload.id)
@@ -106,7 +106,7 @@ def _by_another(context: Context, request: Request, upload: Upload, digest: byte
     return False
 
 
-def _reread(context: Context, digest: bytes, staged: Staged) -> Hash:
+def reread(context: Context, digest: bytes, staged: Staged) -> Hash:
     """The hash of an object, by reading it: its digest's algorithm was named only at the end, or
     the hash could not be resumed here."""
     hashing = Hash(digests.algorithm(digest))

@@ -8,7 +8,7 @@ a blob when it has been verified: at once where it is small, and else piece by p
 """
 
 import json
-import logging
+import time
 import uuid
 from typing import Any, TypeVar
 
@@ -49,8 +49,7 @@ VERIFY, COMMIT = "direct.verify", "direct.commit"
 _URLS = 100
 _URL_SECONDS = 3600
 _POLLERS = 8
-
-_log = logging.getLogger(__name__)
+_HELP_SECONDS = 0.5
 
 
 class Begin(msgspec.Struct, rename="camel"):
@@ -161,8 +160,8 @@ def status(context: Context, request: Request) -> Response:
         }
         return _located(context, upload.repository, upload.id, request.subject, upload.epoch, more)
     upload, found = _found(context, request)
-    if upload.state == "committing" and found.pieces is not None and context.helps is not None:
-        context.helps((VERIFY, COMMIT))
+    if upload.state == "committing" and found.pieces is not None:
+        _help(context)
         upload, found = _found(context, request)
     return _told(context, request, upload, found)
 
@@ -255,6 +254,16 @@ def _create(
     )
     direct.add(context.database, found, HOLD)
     return found
+
+
+def _help(context: Context) -> None:
+    """Do a share of what has to be done to verify uploads: whoever waits for it lends a function,
+    where workers are asleep, or busy with other things."""
+    from chalicelib.jobs.kinds import KINDS
+    from chalicelib.jobs.worker import Worker
+
+    kinds = [kind for kind in KINDS if kind.name in (VERIFY, COMMIT)]
+    Worker(context, kinds, threads=2).drain(time.monotonic() + _HELP_SECONDS)
 
 
 def _settle(
@@ -435,7 +444,7 @@ def _told(
             "state": "verifying",
             "size": found.size or upload.received,
             "verified": found.bytes_verified,
-            "pollers": 1 if context.helps is None else _POLLERS,
+            "pollers": _POLLERS,
         }
     else:
         raise _unknown()
@@ -462,8 +471,7 @@ def _located(
         "expiresIn": context.capabilities.seconds,
         "holdSeconds": HOLD,
     }
-    waits = [("Retry-After", "1")] if answer == 202 else []
-    return _answer(answer, body, [location, *waits])
+    return _answer(answer, body, [location])
 
 
 def _answer(

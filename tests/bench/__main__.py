@@ -16,7 +16,7 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.bench import collection, identity, jobs, resolving, servers, startup, table
+from tests.bench import collection, direct, identity, jobs, resolving, servers, startup, table
 from tests.bench.servers import OURS, PEER, STORAGES, Side, Storage
 from tests.bench.table import Row
 from tests.bench.workloads import WORKLOADS, Measure, Site, Workload
@@ -84,6 +84,10 @@ def _besides(options: argparse.Namespace) -> list[str]:
             notes.append(line)
     if _wanted("resolving", options.only):
         for line in resolving.measure(QUICK if options.quick else 1):
+            print(line, flush=True)
+            notes.append(line)
+    if _wanted("direct", options.only):
+        for line in direct.measure(QUICK if options.quick else 1):
             print(line, flush=True)
             notes.append(line)
     return notes

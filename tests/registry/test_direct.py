@@ -151,7 +151,6 @@ def test_a_large_blob_is_verified_by_jobs(
     upload.send(cut(LARGE))
     answer = upload.commit(LARGE)
     assert (answer.status, answer.json["state"], answer.json["verified"]) == (202, "verifying", 0)
-    assert "Retry-After" in answer.headers
     assert upload.commit(LARGE).status == 202
     assert stored(context, repository, sha256(LARGE)) is None
     work(context)
@@ -620,10 +619,12 @@ def test_a_blocked_digest(context: Context, client: CoreClient, repository: str)
 
 @pytest.mark.usefixtures("piecewise")
 def test_who_asks_helps(context: Context, repository: str) -> None:
-    """On a host whose workers sleep."""
-    asleep = replace(context, helps=lambda _: work(context))
-    upload = Direct(CoreClient(asleep), repository)
+    """No worker need be awake."""
+    upload = Direct(CoreClient(context), repository)
     upload.send(cut(LARGE))
     answer = upload.commit(LARGE)
     assert answer.json["pollers"] > 1
-    assert upload.status().json["state"] == "committed"
+    for _ in range(3):
+        if upload.status().json["state"] == "committed":
+            return
+    pytest.fail("whoever asks does not help")
