@@ -40,11 +40,13 @@ class Headers(Mapping[str, str]):
 
 
 class Query(Mapping[str, str]):
-    """Query parameters; the first value of each, and with ``all`` every one."""
+    """Query parameters; the first value of each, and with ``all`` every one. ``raw`` is how they
+    were sent."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("_values", "raw")
 
     def __init__(self, raw: str = "") -> None:
+        self.raw = raw
         # A plus is a plus: media types have them, and no value here has a space.
         encoded = raw.replace("+", "%2B")
         self._values = parse_qs(encoded, keep_blank_values=True) if raw else {}

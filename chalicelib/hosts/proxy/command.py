@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chalicelib import __version__
 from chalicelib.cli import CommandError, Commands
@@ -47,12 +47,23 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument(
         "--once",
-        nargs=argparse.REMAINDER,
-        metavar="COMMAND",
-        help="run a command, with the proxy's address in its environment as "
+        action="store_true",
+        help="run the command after --, with the proxy's address in its environment as "
         f"{VARIABLE}, and end with it and with its exit status",
     )
     parser.set_defaults(run=proxy)
+    parse = parser.parse_known_args
+
+    def parse_before_command(words: Any, namespace: Any = None) -> Any:
+        """What comes after the first -- is the command's; argparse would sort it among its own."""
+        at = words.index("--") if "--" in words else len(words)
+        options, unknown = parse(words[:at], namespace)
+        options.command = words[at + 1 :]
+        if options.once != bool(options.command):
+            parser.error("--once and a command go together: --once -- docker push IMAGE")
+        return options, unknown
+
+    parser.parse_known_args = parse_before_command  # type: ignore[assignment, method-assign]
 
 
 def proxy(options: argparse.Namespace) -> int:
@@ -62,7 +73,6 @@ def proxy(options: argparse.Namespace) -> int:
     from chalicelib.hosts.harness import log, supervisor
     from chalicelib.hosts.proxy.functions import Proxy
 
-    once = _command(options.once)
     try:
         registry = Registry.parse(options.registry)
     except BadName as error:
@@ -77,17 +87,17 @@ def proxy(options: argparse.Namespace) -> int:
         ) from error
     with listener:
         address = Address(*listener.getsockname()[:2])
-        drain = DRAIN_SECONDS if once is None else 0
+        drain = 0 if options.once else DRAIN_SECONDS
         settings = Settings(listen=address, work=False, shutdown_timeout=drain)
         if not is_loopback(address.host):
             _say(
                 f"warning: other machines reach {address}, and credentials travel there without TLS"
             )
         # What the command of --once shows is for the person; the proxy's own bars would disturb.
-        functions = Proxy(registry, options.listen.host, Progress(quiet=once is not None))
+        functions = Proxy(registry, options.listen.host, Progress(quiet=options.once))
         running = supervisor.Supervisor(functions, settings, listener, 1)
-        if once is not None:
-            return _run_once(once, _shown(address), running)
+        if options.once:
+            return _run_once(options.command, _shown(address), running)
         _announce(registry, _shown(address), wants_login=wants_login)
         running.run()
     return 0
@@ -98,16 +108,6 @@ def _address(text: str) -> Address:
         return read_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
-
-
-def _command(words: list[str] | None) -> list[str] | None:
-    """What ``--once`` is to run."""
-    if words is None:
-        return None
-    words = words[1:] if words[:1] == ["--"] else words
-    if not words:
-        raise CommandError("--once wants a command, such as: --once -- docker push IMAGE")
-    return words
 
 
 def _probe(registry: "Registry") -> bool:
@@ -138,8 +138,8 @@ def _shown(address: Address) -> str:
 def _announce(registry: "Registry", name: str, *, wants_login: bool) -> None:
     """Say where it listens, with the first thing to try."""
     print(
-        f"OpenRegistry {__version__} passes {registry.host} on at {name}. Ctrl-C ends it.\n"
-        f"Push an image, and pull it back, by its name at {registry.host}:\n\n"
+        f"OpenRegistry {__version__}: {name} is {registry.host} now. Ctrl-C ends it.\n"
+        f"What you push to {name}/NAME lands in {registry.host}/NAME:\n\n"
         + (f"    docker login {name}\n" if wants_login else "")
         + f"    docker tag IMAGE {name}/NAME\n"
         f"    docker push {name}/NAME\n"

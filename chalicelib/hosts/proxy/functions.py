@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from threading import Event
 from typing import TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 from chalicelib.client.names import Registry
 from chalicelib.client.progress import Progress
@@ -136,11 +136,8 @@ class Proxy:
 
     def _send(self, request: Request, *, but: str = "", stream: bool = False) -> Reply:
         """The registry's answer. The query's parameter ``but`` is left out."""
-        query = urlencode(
-            [(name, value) for name in request.query if name != but
-             for value in request.query.all(name)],
-            quote_via=quote,
-        )  # fmt: skip
+        parts = request.query.raw.split("&")
+        query = "&".join(each for each in parts if not but or each.partition("=")[0] != but)
         return self._remote.send(
             request.method,
             quote(request.path) + (f"?{query}" if query else ""),

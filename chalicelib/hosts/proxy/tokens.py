@@ -2,8 +2,10 @@
 Authentication Specification")."""
 
 import re
-from urllib.parse import parse_qs, quote, urlencode, urljoin, urlsplit
+import threading
+from urllib.parse import parse_qs, urljoin, urlsplit
 
+from chalicelib.client.names import Registry
 from chalicelib.client.remote import Remote, RemoteError, Reply
 from chalicelib.hosts.proxy import fields
 from chalicelib.http import Request
@@ -29,6 +31,8 @@ class Tokens:
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
         self._realms: dict[str, str] = {}
+        self._servers: dict[Registry, Remote] = {}
+        self._lock = threading.Lock()
 
     def challenge(self, header: str, url: str, host: str) -> str:
         """A WWW-Authenticate from ``url`` for a client that calls the proxy ``host``. Other schemes
@@ -47,21 +51,24 @@ class Tokens:
         form = parse_qs(request.body.decode(errors="replace"))
         service = request.query.get("service") or form.get("service", [""])[0]
         realm = self._realm(service)
-        asked = [(name, value) for name in request.query for value in request.query.all(name)]
-        query = urlencode(asked, quote_via=quote)
+        query = request.query.raw
         joint = "&" if urlsplit(realm).query else "?"
-        headers = fields.to_registry(request.headers)
-        if authorization := request.headers.get("authorization"):
-            headers["Authorization"] = authorization
-        return self._remote.send(
+        return self._at(realm).send(
             request.method,
             f"{realm}{joint}{query}" if query else realm,
-            headers=headers,
+            headers=fields.to_registry(request.headers),
             body=request.body,
-            authorization="",
+            authorization=request.headers.get("authorization", ""),
             redirects=False,
             attempts=3,
         )
+
+    def _at(self, realm: str) -> Remote:
+        """The server of a realm, to which credentials go."""
+        parts = urlsplit(realm)
+        server = Registry(parts.netloc, f"{parts.scheme}://{parts.netloc}")
+        with self._lock:
+            return self._servers.setdefault(server, Remote(server))
 
     def _realm(self, service: str) -> str:
         if service not in self._realms:
