@@ -253,7 +253,8 @@ def _let_go(context: Context, copy: Task) -> None:
     """Put nothing where nobody wants it. Where somebody does after all, it is looked at again."""
 
     def work(transaction: Transaction) -> bool:
-        if resolver_copies.lock(transaction, *copy.place) is None:
+        # Where it has changed, somebody has let it go meanwhile, or another job puts it.
+        if resolver_copies.lock(transaction, *copy.place) != copy.changed_at:
             return True
         return bool(resolver_copies.judge(transaction, [copy.place]))
 

@@ -17,7 +17,7 @@ from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import blocks, jobs, repositories, resolver_copies, resolver_progress
 from chalicelib.metadata.database import Database, Transaction
-from chalicelib.metadata.resolver_copies import DERIVE, IMAGE, PUT, UNPIN
+from chalicelib.metadata.resolver_copies import DERIVE, IMAGE, PUT, UNPIN, Task
 from chalicelib.resolvers import Status
 from chalicelib.resolvers.unixfs import Cid
 from tests.client import CoreClient, push_blob, push_image, push_manifest, sha512
@@ -286,6 +286,30 @@ def test_what_is_not_wanted_any_more_is_not_put(
     assert memory.puts == []
     work(context)
     assert (states(database), left(database)) == ({}, [])
+
+
+def test_a_put_that_another_has_let_go_of_meanwhile_ends(
+    context: Context,
+    client: CoreClient,
+    database: Database,
+    memory: Memory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = make_image([10], seed="let go")
+    push_image(client, "a/b", image)
+    work(context, IMAGE)
+    delete(client, "a/b", image.manifest.digest)
+    find = resolver_copies.find
+
+    def late(database: Database, digest: bytes, name: str, store: str) -> Task | None:
+        found = find(database, digest, name, store)
+        perform(context, resolving.release)
+        return found
+
+    monkeypatch.setattr(resolver_copies, "find", late)
+    work(context, PUT)
+    assert left(database) == [(UNPIN, "waiting")] * 3
+    assert memory.puts == []
 
 
 def test_what_is_pushed_again_while_it_leaves_is_there_in_the_end(
