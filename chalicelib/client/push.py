@@ -166,8 +166,6 @@ class Push:
         reply = self._ask("HEAD", f"/v2/{name}/blobs/{digest}")
         if reply.status == 200:
             return "skipped"
-        if reply.status in (401, 403):
-            raise reply.error()  # it would not be let in afterwards either
         path = f"/v2/{name}/blobs/uploads/?mount={quote(digest, safe='')}"
         reply = self._ask("POST", path)
         if reply.status == 401:

@@ -91,7 +91,7 @@ def write_saved_25(folder: Path, images: Mapping[str, Image]) -> Path:
         for content in (*image.blobs, image.manifest):
             (blobs / content.digest[7:]).write_bytes(content.data)
         annotations = {
-            "io.containerd.image.name": f"docker.io/{tag}",
+            "io.containerd.image.name": tag if "." in tag else f"docker.io/{tag}",
             "org.opencontainers.image.ref.name": tag.rpartition(":")[2],
         }
         index.append({**image.manifest.descriptor, "annotations": annotations})
