@@ -112,3 +112,36 @@ def test_without_libcrypto(monkeypatch: pytest.MonkeyPatch) -> None:
     assert running.digest() == digests.of(b"abc")
     assert running.suspend() is None
     assert Hash.resume(b"\x12" + bytes(40)) is None
+
+
+def test_the_words_of_nothing_are_the_initial_ones() -> None:
+    """FIPS 180-4, sections 5.3.3 and 5.3.5."""
+    assert Hash("sha256").words().hex() == (
+        "6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"
+    )
+    assert Hash("sha512").words().hex() == (
+        "6a09e667f3bcc908bb67ae8584caa73b3c6ef372fe94f82ba54ff53a5f1d36f1"
+        "510e527fade682d19b05688c2b3e6c1f1f83d9abfb41bd6b5be0cd19137e2179"
+    )
+
+
+@algorithms
+@pytest.mark.parametrize("blocks", [1, 2, 1000])
+def test_a_hash_goes_on_from_words(algorithm: str, blocks: int) -> None:
+    data = make_bytes(blocks * 128 + 57)
+    hashing = Hash(algorithm)
+    hashing.update(data[: blocks * 128])
+    words = hashing.words()
+    assert len(words) == digests.state_size(algorithm)
+    on = Hash.at(algorithm, blocks * 128, words)
+    on.update(data[blocks * 128 :])
+    assert on.digest() == digests.of(data, algorithm)
+    assert Hash.at(algorithm, blocks * 128, words).words() == words
+
+
+@algorithms
+def test_there_are_no_words_within_a_block(algorithm: str) -> None:
+    hashing = Hash(algorithm)
+    hashing.update(b"x")
+    with pytest.raises(ValueError, match="no words"):
+        hashing.words()
