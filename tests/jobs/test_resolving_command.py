@@ -13,8 +13,8 @@ from chalicelib.metadata import resolver_copies, resolver_progress
 from tests.client import CoreClient, push_image
 from tests.identity.test_command import Desk
 from tests.images import Image, make_image
+from tests.resolvers.copies import RESOLVING
 from tests.resolvers.memory import Memory
-from tests.resolvers.test_resolving import RESOLVING
 
 
 class Place(NamedTuple):

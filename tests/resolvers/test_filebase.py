@@ -28,8 +28,8 @@ from chalicelib.storage.s3 import S3Store
 from tests.client import CoreClient, push_image
 from tests.contract.stores import aws_credentials, content
 from tests.images import Image, make_image
+from tests.resolvers.copies import delete, let_go, perform, states, work
 from tests.resolvers.doubles import filebase as doubles
-from tests.resolvers.test_resolving import delete, let_go, perform, states, work
 from tests.servers import S3
 from tests.storage.faults import Fault, FaultyProxy
 

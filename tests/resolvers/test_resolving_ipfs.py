@@ -24,7 +24,7 @@ from tests.client import CoreClient, push_image
 from tests.clients.programs import Run, client
 from tests.hosts.wire import until
 from tests.images import Image, make_image, write_layout
-from tests.resolvers.test_resolving import RESOLVING, delete, errors, let_go, states
+from tests.resolvers.copies import RESOLVING, delete, errors, let_go, states
 from tests.servers import Kubo, Registry
 
 pytestmark = pytest.mark.long
