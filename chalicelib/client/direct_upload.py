@@ -109,12 +109,13 @@ class DirectUpload:
                 if reply.status == 404:
                     raise self._lost(problem)
                 refused += reply.status not in _BUSY
-            # What is wrong may be the URL: it has expired, or storage forgot its key.
+            # What is wrong may be the URL.
             self._urls.pop(number, None)
             if attempt == ATTEMPTS or refused == _HOPELESS or self._abandoned.wait(pause(attempt)):
                 raise problem
-        if state:
-            with self._lock:
+        with self._lock:
+            self._urls.pop(number, None)
+            if state:
                 self._untold[number] = state
 
     def _url(self, number: int, part_size: int, size: int | None) -> str:
@@ -153,7 +154,7 @@ class DirectUpload:
     def _fetch(self, number: int, part_size: int, size: int | None) -> None:
         wanted = [{"number": number, "size": part_size}]
         if part_size == self.part_size:
-            others = self._wanted(number + 1, size)
+            others = self._wanted(max(number, self._ahead) + 1, size)
             wanted += [{"number": other, "size": part_size} for other in others]
         self._request({"parts": wanted})
 

@@ -104,7 +104,12 @@ class _Connection(socketserver.StreamRequestHandler):
             self.server.stopped.wait(30)
             return False
         if fault.status:
-            code = {404: "NoSuchUpload", 500: "InternalError", 503: "SlowDown"}[fault.status]
+            code = {
+                403: "AccessDenied",
+                404: "NoSuchUpload",
+                500: "InternalError",
+                503: "SlowDown",
+            }[fault.status]
             text = f"<Error><Code>{code}</Code><Message>So it was planned</Message></Error>"
             answer = text.encode() if method != "HEAD" else b""
             self.wfile.write(
@@ -153,7 +158,7 @@ def operation(method: str, target: str) -> str:
         "GET": "GetObject",
         "HEAD": "HeadObject",
     }
-    return by_query[method]
+    return by_query.get(method, method)
 
 
 def _read(file: BufferedIOBase, length: int) -> bytes:
