@@ -1,5 +1,6 @@
 """How far what is sent and fetched has come: bars on a terminal, plain lines in a log."""
 
+import os
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._terminal = not quiet and self._stream.isatty()
+        self._terminal = not quiet and _has_room(self._stream)
         self._quiet = quiet
         self._lock = threading.Lock()
         self._bars: list[Bar] = []
@@ -132,6 +133,14 @@ class Bar:
             self._drawn.close()
         done = f"{self._label}: {amount(self.done)} in {seconds:.1f} s"
         self._progress._ended(self, "" if kind else done)
+
+
+def _has_room(stream: TextIO) -> bool:
+    """Whether it is a terminal, and one with columns: some that nobody looks at have none."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:
+        return False
 
 
 def amount(count: int) -> str:
