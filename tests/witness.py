@@ -19,6 +19,10 @@ class Witness(socketserver.ThreadingTCPServer):
         """host:port to give to the client."""
         self.requests: list[tuple[str, str]] = []
         """Method and path, with its query, of each request, in order."""
+        self.with_credentials: list[tuple[str, str]] = []
+        """Those of them that carry credentials."""
+        self.relayed = 0
+        """Bytes of bodies that have gone on to the registry."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def asked(self, method: str, word: str = "") -> list[str]:
@@ -59,6 +63,8 @@ class _Relay(socketserver.StreamRequestHandler):
         method, path, _ = first.decode().split(" ", 2)
         self.server.requests.append((method, path))
         headers = self.relay_headers(onward)
+        if "authorization" in headers:
+            self.server.with_credentials.append((method, path))
         if "chunked" in headers.get("transfer-encoding", ""):
             while size := int(self.relay_line(onward).partition(b";")[0] or b"0", 16):
                 self.relay_bytes(onward, size + len(b"\r\n"))
@@ -84,3 +90,4 @@ class _Relay(socketserver.StreamRequestHandler):
         while count and (data := self.rfile.read(min(count, 1 << 16))):
             onward.write(data)
             count -= len(data)
+            self.server.relayed += len(data)

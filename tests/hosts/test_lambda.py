@@ -7,7 +7,6 @@ import uuid
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -26,6 +25,7 @@ from tests.client import (
     with_query,
 )
 from tests.conftest import need
+from tests.hosts.lambda_jobs import SCHEDULED
 from tests.hosts.lambda_registry import PASSWORD, USER, LambdaRegistry, LoggedIn, migrated
 from tests.hosts.lambda_runtime import Function, RuntimeApi
 from tests.images import layout_contents, make_bytes, make_image, write_layout
@@ -324,6 +324,7 @@ def test_too_large_a_body_is_told_what_to_do(client: LoggedIn, size: int, chunke
     assert answer.status == 413
     [error] = answer.json["errors"]
     assert error["code"] == "SIZE_INVALID"
+    assert "`openregistry proxy`" in error["message"]
     assert "OPENREGISTRY_UPLOAD_URL" in error["message"]
     for start in range(0, size, least):
         chunk = data[start : start + least]
@@ -446,19 +447,6 @@ def test_expired_uploads_are_cleared_on_schedule(
         api.invoke(SCHEDULED, 900)
     rows = postgres.query(f"SELECT count(*) FROM uploads WHERE id = '{upload}'", database)
     assert rows == [[0]]
-
-
-SCHEDULED: dict[str, Any] = {
-    "version": "0",
-    "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa",
-    "detail-type": "Scheduled Event",
-    "source": "aws.events",
-    "account": "123456789012",
-    "time": "2026-11-24T18:40:00Z",
-    "region": "eu-west-1",
-    "resources": ["arn:aws:events:eu-west-1:123456789012:rule/openregistry-prod-work"],
-    "detail": {},
-}
 
 
 def test_wrong_settings_are_told_and_logged_with_the_requests_id(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def test_too_large_a_body_is_told_what_to_do(template: Any) -> None:
     assert answer["statusCode"] == "413"
     [error] = json.loads(answer["responseTemplates"]["application/json"])["errors"]
     assert error["code"] == "SIZE_INVALID"
+    assert "`openregistry proxy`" in error["message"]
     assert "OPENREGISTRY_UPLOAD_URL" in error["message"]
 
 

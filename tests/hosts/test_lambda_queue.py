@@ -1,6 +1,5 @@
 """The functions' queue: what is sent to it, and what the function does that takes messages."""
 
-import json
 import socket
 import time
 import uuid
@@ -19,6 +18,7 @@ from chalicelib.hosts.aws_queue import Queue, QueueError, signed
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import Database
 from tests.client import push_image
+from tests.hosts.lambda_jobs import sqs_event
 from tests.hosts.lambda_registry import LambdaRegistry, LoggedIn
 from tests.hosts.lambda_runtime import Function, RuntimeApi
 from tests.images import make_image
@@ -95,32 +95,6 @@ def database(lambda_registry: LambdaRegistry) -> Iterator[Database]:
     database.close()
 
 
-def event(*bodies: object, age: float = 0) -> dict[str, Any]:
-    """Messages as SQS hands them to Lambda (AWS, "Using Lambda with Amazon SQS")."""
-    sent = int((time.time() - age) * 1000)
-    return {
-        "Records": [
-            {
-                "messageId": f"{number}",
-                "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a...",
-                "body": body if isinstance(body, str) else json.dumps(body),
-                "attributes": {
-                    "ApproximateReceiveCount": "1",
-                    "SentTimestamp": str(sent),
-                    "SenderId": "AIDAIENQZJOLO23YVJ4VO",
-                    "ApproximateFirstReceiveTimestamp": str(sent),
-                },
-                "messageAttributes": {},
-                "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
-                "eventSource": "aws:sqs",
-                "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:openregistry",
-                "awsRegion": "us-east-1",
-            }
-            for number, body in enumerate(bodies)
-        ]
-    }
-
-
 def pulls(repository: str, digest: str, tag: str = "1") -> Mapping[str, object]:
     return {"pulls": [[repository, tag, digest, "account:1"]]}
 
@@ -148,7 +122,7 @@ def test_pulls_are_added_up_and_what_cannot_be_read_comes_again(
         # Postgres has it in no text: the others are counted nevertheless.
         pulls("\0", digest),
     ]
-    result = messages.invoke(event(mine, *bad, mine, age=100))
+    result = messages.invoke(sqs_event(mine, *bad, mine, age=100))
     assert [each["itemIdentifier"] for each in result["batchItemFailures"]] == list("12345")
     count = 0 if not before else before[0][0]
     assert counted(database, repository) == [[count + 2, True]]
@@ -157,9 +131,9 @@ def test_pulls_are_added_up_and_what_cannot_be_read_comes_again(
 def test_the_queue_wakes_workers(messages: RuntimeApi, database: Database) -> None:
     jobs.add(database, "uploads.expire", {})
     [[job]] = database.run("SELECT max(id) FROM jobs WHERE kind = 'uploads.expire'")
-    assert messages.invoke(event({"pulls": []}), 900) == {"batchItemFailures": []}
+    assert messages.invoke(sqs_event({"pulls": []}), 900) == {"batchItemFailures": []}
     assert jobs.find(database, job) is not None
-    assert messages.invoke(event({"wake": True}), 900) == {"batchItemFailures": []}
+    assert messages.invoke(sqs_event({"wake": True}), 900) == {"batchItemFailures": []}
     assert jobs.find(database, job) is None
 
 

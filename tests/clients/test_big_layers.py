@@ -1,0 +1,372 @@
+"""Layers of 1 GB go into a registry that is functions alone, from clients that know nothing of it:
+by a host beside the functions that takes uploads."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.big_image import BIG, BigImage, digests_in, write_big_image
+from tests.clients.programs import Run, client
+from tests.clients.test_containerd import Containerd
+from tests.conftest import need
+from tests.hosts.lambda_registry import PASSWORD, USER, LambdaRegistry, LoggedIn, migrated
+from tests.images import make_image, write_layout
+from tests.servers import S3, DockerEngine, Postgres, Registry, free_port, run, stopping, wait_until
+from tests.witness import Witness
+
+pytestmark = pytest.mark.long
+
+SECRET = "a secret that the functions share with the host for uploads"
+ROOM = 24 << 30
+"""Bytes on the disk that the tests may take for a while: what is pushed, what clients keep of it,
+and what comes back."""
+
+
+@pytest.fixture(scope="module")
+def folder(directory: Path) -> Iterator[Path]:
+    """Where all is that is large: gone with the last test."""
+    free = shutil.disk_usage(directory).free
+    if free < ROOM:
+        pytest.skip(f"{directory} has {free >> 30} GiB left, of {ROOM >> 30} that this may need")
+    path = Path(tempfile.mkdtemp(prefix="big-", dir=directory))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def image(folder: Path) -> BigImage:
+    """What all clients push."""
+    return write_big_image(folder / "image")
+
+
+# The registry.
+
+
+@dataclass(frozen=True)
+class Road:
+    """A registry, and how uploads reach its storage."""
+
+    host: str
+    """host:port that clients push to and pull from."""
+    functions: LambdaRegistry
+    uploads: Witness
+    """What stands before the host that takes uploads."""
+
+
+@pytest.fixture(scope="module")
+def settings(postgres: Postgres, s3_server: S3, folder: Path) -> dict[str, str]:
+    """What the hosts of one registry share."""
+    return {
+        "OPENREGISTRY_DATABASE_URL": migrated(postgres.new_database()),
+        "OPENREGISTRY_STORAGE_URL": s3_server.new_storage_url(),
+        "OPENREGISTRY_SECRET_KEY": SECRET,
+        **s3_server.environment(),
+    }
+
+
+@pytest.fixture(scope="module")
+def upload_host(settings: dict[str, str], folder: Path) -> Iterator[Registry]:
+    """`openregistry serve` with the functions' settings."""
+    server = Registry(folder / "uploads", settings | {"OPENREGISTRY_ACCESS": "accounts"})
+    with stopping(server):
+        yield server.start()
+
+
+@pytest.fixture(scope="module")
+def by_upload_host(settings: dict[str, str], upload_host: Registry, folder: Path) -> Iterator[Road]:
+    """Functions that send uploads to another host."""
+    with closing(Witness(upload_host.host)) as witness:
+        upload_url = {"OPENREGISTRY_UPLOAD_URL": f"http://{witness.host}"}
+        with LambdaRegistry(folder / "functions", settings | upload_url) as functions:
+            yield Road(functions.host, functions, witness)
+
+
+# The clients.
+
+
+class Program(Protocol):
+    """What a person does with a client. Each raises ``AssertionError`` where it fails."""
+
+    def login(self, host: str) -> None:
+        """Log in as ``USER``."""
+
+    def push(self, name: str) -> None:
+        """Push the image."""
+
+    def pull(self, name: str) -> None:
+        """Pull what was pushed, of which nothing is left here, and compare."""
+
+
+@dataclass(frozen=True)
+class Docker:
+    """Compresses the layers anew, and checks what it pulls by the manifest's digests and the
+    config's."""
+
+    engine: DockerEngine
+    image: BigImage
+
+    def login(self, host: str) -> None:
+        self.engine.run("login", "--username", USER, "--password", PASSWORD, host)
+
+    def push(self, name: str) -> None:
+        if not self.engine.run("images", "--quiet", "big:latest").stdout:
+            self.engine.run("load", "--input", self.image.archive)
+        self.engine.run("tag", "big:latest", name)
+        pushed = self.engine.run("push", name).stdout
+        assert pushed.count(": Pushed") == len(self.image.layers)
+
+    def pull(self, name: str) -> None:
+        [pushed] = self._digests(name)
+        self.engine.run("image", "rm", "--force", self.image.config)
+        assert self.engine.run("images", "--all", "--quiet").stdout == ""
+        self.engine.run("pull", name)
+        assert self._digests(name) == [pushed]
+        found = self.engine.run("image", "inspect", "--format", "{{.Id}}", name).stdout.strip()
+        assert found == self.image.config
+        self.engine.run("tag", name, "big:latest")
+        self.engine.run("image", "rm", name)
+
+    def _digests(self, name: str) -> list[str]:
+        template = '{{join .RepoDigests "\\n"}}'
+        digests = self.engine.run("image", "inspect", "--format", template, name).stdout.split()
+        repository = name.rpartition(":")[0]
+        return [digest for digest in digests if digest.startswith(f"{repository}@")]
+
+
+@dataclass(frozen=True)
+class Podman:
+    """Compresses the layers anew, and checks what it pulls as docker does."""
+
+    home: Path
+    image: BigImage
+
+    def login(self, host: str) -> None:
+        run("podman", "login", *self._there, "--username", USER, "--password", PASSWORD, host)
+
+    def push(self, name: str) -> None:
+        if self._run("image", "exists", self.image.config, check=False).returncode:
+            self._run("load", "--quiet", "--input", str(self.image.archive))
+        self._run("push", *self._there, self.image.config, name)
+
+    def pull(self, name: str) -> None:
+        self._run("rmi", "--all", "--force")
+        pulled = self._run("pull", "--quiet", *self._there, name).stdout.strip()
+        assert f"sha256:{pulled}" == self.image.config
+
+    @property
+    def _there(self) -> tuple[str, ...]:
+        return ("--tls-verify=false", f"--authfile={self.home / 'auth.json'}")
+
+    def _run(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        storage = (
+            *("--root", self.home / "root", "--runroot", self.home / "run"),
+            *("--tmpdir", self.home / "tmp", "--storage-driver", "vfs"),
+            *("--cgroup-manager", "cgroupfs", "--events-backend", "none"),
+        )
+        return run("podman", *storage, *arguments, check=check)
+
+
+@dataclass(frozen=True)
+class Skopeo:
+    """Copies to the byte."""
+
+    home: Path
+    image: BigImage
+
+    def login(self, host: str) -> None:
+        options = ("--tls-verify=false", f"--authfile={self._authentication}")
+        run("skopeo", "login", *options, "--username", USER, "--password", PASSWORD, host)
+
+    def start(self, source: str, target: str) -> "subprocess.Popen[str]":
+        """Begin to copy."""
+        # It keeps in mind where it has seen a layer, to have it mounted from there; so does podman,
+        # in the same place. Both variables are needed to give root another one.
+        memory = {"XDG_DATA_HOME": tempfile.mkdtemp(dir=self.home), "_CONTAINERS_ROOTLESS_UID": "1"}
+        return subprocess.Popen(
+            [
+                *("skopeo", "copy", "--preserve-digests", f"--authfile={self._authentication}"),
+                *("--src-tls-verify=false", "--dest-tls-verify=false", source, target),
+            ],
+            env=os.environ | memory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def copy(self, source: str, target: str) -> str:
+        """Copy; gives its words where it fails."""
+        with self.start(source, target) as process:
+            words, _ = process.communicate(timeout=300)
+            return words if process.returncode else ""
+
+    def push(self, name: str) -> None:
+        assert self.copy(f"oci:{self.image.layout}:latest", f"docker://{name}") == ""
+
+    def pull(self, name: str) -> None:
+        layout = self.home / "pulled"
+        assert self.copy(f"docker://{name}", f"oci:{layout}:latest") == ""
+        found = digests_in(layout / "blobs" / "sha256")
+        shutil.rmtree(layout)
+        assert found == self.image.contents
+
+    @property
+    def _authentication(self) -> Path:
+        return self.home / "auth.json"
+
+
+@dataclass(frozen=True)
+class Ctr:
+    """containerd's own client: it copies to the byte."""
+
+    containerd: Containerd
+    run: Run
+    image: BigImage
+
+    def login(self, host: str) -> None:
+        """It is told who one is with each command."""
+
+    def push(self, name: str) -> None:
+        if "big:latest" not in self.run("-n", "pushed", "images", "ls", "--quiet"):
+            imports = ("images", "import", "--no-unpack", "--index-name=big:latest")
+            self.run("-n", "pushed", *imports, self.image.archive, within=300)
+        self.run("-n", "pushed", "images", "tag", "big:latest", name)
+        self.run("-n", "pushed", "images", "push", *self._there, name, within=300)
+
+    def pull(self, name: str) -> None:
+        self.run("-n", "pushed", "images", "rm", "--sync", "big:latest", name)
+        assert self._stored() == set()
+        self.run("-n", "pulled", "content", "fetch", *self._there, name, within=300)
+        found = self._stored()
+        self.run("-n", "pulled", "images", "rm", "--sync", name)
+        assert found > self.image.contents  # with an index of the one manifest, which it made
+
+    @property
+    def _there(self) -> tuple[str, ...]:
+        return ("--plain-http", f"--user={USER}:{PASSWORD}")
+
+    def _stored(self) -> set[str]:
+        store = self.containerd.directory / "root" / "io.containerd.content.v1.content"
+        return digests_in(store / "blobs" / "sha256")
+
+
+@pytest.fixture(scope="module")
+def docker_client(docker: DockerEngine, image: BigImage) -> Iterator[Program]:
+    yield Docker(docker, image)
+    docker.run("image", "rm", "--force", image.config)
+
+
+@pytest.fixture(scope="module")
+def podman_client(folder: Path, image: BigImage) -> Iterator[Program]:
+    need("podman", "podman")
+    home = folder / "podman"
+    home.mkdir()
+    (home / "auth.json").write_text("{}")
+    yield Podman(home, image)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def skopeo(folder: Path, image: BigImage) -> Skopeo:
+    need("skopeo", "skopeo")
+    home = folder / "skopeo"
+    home.mkdir()
+    (home / "auth.json").write_text("{}")
+    return Skopeo(home, image)
+
+
+@pytest.fixture(scope="module")
+def containerd_client(folder: Path, image: BigImage) -> Iterator[Program]:
+    server = Containerd(folder / "containerd")
+    home = folder / "ctr"
+    home.mkdir()
+    ctr = client("ctr", home, CONTAINERD_ADDRESS=str(server.socket))
+    with stopping(server):
+        yield Ctr(server.start(), ctr, image)
+
+
+@pytest.fixture(scope="module")
+def program(
+    request: pytest.FixtureRequest,
+) -> Program:
+    """The client that the test's parameter names."""
+    made: Program = request.getfixturevalue(request.param)
+    return made
+
+
+PROGRAMS = ("docker_client", "podman_client", "skopeo", "containerd_client")
+
+
+@pytest.mark.parametrize("program", PROGRAMS, indirect=True)
+def test_push_and_pull(by_upload_host: Road, program: Program) -> None:
+    """All bytes of an upload go to the host for uploads, and with the upload's capability alone:
+    where a client sends credentials too, they are not looked at."""
+    witness, kind = by_upload_host.uploads, type(program).__name__.lower()
+    program.login(by_upload_host.host)
+    relayed, asked = witness.relayed, len(witness.requests)
+    program.push(f"{by_upload_host.host}/big/{kind}:1")
+    assert witness.relayed - relayed > BIG
+    assert {method for method, _ in witness.requests[asked:]} <= {"PATCH", "PUT", "GET"}
+    program.pull(f"{by_upload_host.host}/big/{kind}:1")
+
+
+def test_without_an_upload_host_the_refusal_names_the_ways(
+    settings: dict[str, str], skopeo: Skopeo, folder: Path
+) -> None:
+    with LambdaRegistry(folder / "alone", settings, processes=1) as functions:
+        skopeo.login(functions.host)
+        layout = f"oci:{skopeo.image.layout}:latest"
+        words = skopeo.copy(layout, f"docker://{functions.host}/big/alone:1")
+    assert "`openregistry proxy`" in words
+    assert "OPENREGISTRY_UPLOAD_URL" in words
+
+
+def test_an_upload_host_that_is_down(
+    by_upload_host: Road, settings: dict[str, str], skopeo: Skopeo, folder: Path
+) -> None:
+    """Clients name it. Pulls, and all else, go on."""
+    image = make_image((1000,), "down")
+    skopeo.login(by_upload_host.host)
+    layout = f"oci:{write_layout(folder / 'small', [image])}:latest"
+    assert skopeo.copy(layout, f"docker://{by_upload_host.host}/big/small:1") == ""
+    address = f"127.0.0.1:{free_port()}"
+    down = settings | {"OPENREGISTRY_UPLOAD_URL": f"http://{address}"}
+    with LambdaRegistry(folder / "down", down, processes=1) as functions:
+        skopeo.login(functions.host)
+        words = skopeo.copy(layout, f"docker://{functions.host}/big/other:1")
+        assert f"dial tcp {address}: connect: connection refused" in words
+        pulled = folder / "small-pulled"
+        assert skopeo.copy(f"docker://{functions.host}/big/small:1", f"oci:{pulled}:latest") == ""
+        assert image.manifest.digest in digests_in(pulled / "blobs" / "sha256")
+
+
+def test_an_upload_host_that_is_killed_in_the_middle(
+    by_upload_host: Road, upload_host: Registry, skopeo: Skopeo
+) -> None:
+    """The client says that the connection was lost, nothing of it is visible, and the same push
+    works when the host is back."""
+    witness, name = by_upload_host.uploads, f"{by_upload_host.host}/big/killed"
+    skopeo.login(by_upload_host.host)
+    before = witness.relayed
+    with skopeo.start(f"oci:{skopeo.image.layout}:latest", f"docker://{name}:1") as push:
+        wait_until(lambda: witness.relayed - before > BIG // 2, 120, lambda: "half of the layer")
+        upload_host.kill9()
+        words, _ = push.communicate(timeout=120)
+    try:
+        assert push.returncode != 0
+        assert "writing blob" in words.lower()
+        client = LoggedIn(by_upload_host.host)
+        target = f"/v2/big/killed/blobs/{skopeo.image.layers[-1]}"
+        assert client.request("HEAD", target).status == 404
+        assert client.request("GET", "/v2/big/killed/manifests/1").status == 404
+    finally:
+        upload_host.start()
+    skopeo.push(f"{name}:1")
+    skopeo.pull(f"{name}:1")
