@@ -5,20 +5,16 @@ transaction has linked it; a manifest once all that it names is there. Whether t
 to the repository is for the caller to ask.
 """
 
-import time
-import uuid
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlencode
 
 from chalicelib import digests
 from chalicelib.context import Context
-from chalicelib.digests import Hash
 from chalicelib.http import Headers, Piece, Query, Request, Unavailable
 from chalicelib.identity import Subject
 from chalicelib.metadata import repositories, uploads
-from chalicelib.registry import commit, manifests
-from chalicelib.resolvers.placing import Corrupt
-from chalicelib.storage import StorageError, new_key
+from chalicelib.registry import commit, manifests, staging
+from chalicelib.storage import StorageError
 
 
 def add_blob(
@@ -32,41 +28,17 @@ def add_blob(
     """Make a blob of a repository of ``size`` bytes. Raises ``Corrupt`` where these are other
     bytes; ``Denied`` where a quota or a blocked digest forbids it; ``StorageError``; and what the
     iterator raises."""
-    database, seconds = context.database, context.capabilities.seconds
-    upload_id, key = str(uuid.uuid4()), new_key()
-    uploads.create(database, upload_id, repository, digests.algorithm(digest), seconds)
-    upload = uploads.begin(database, upload_id, repository, 0, key, seconds, digest)
-    if upload is None:
-        raise _ended()
+    upload, key = staging.begin(context, repository, digest)
     request = Request("PUT", "", subject=subject)
     done = False
-
-    def reserve(count: int) -> int:
-        first = uploads.reserve(database, upload, count, seconds)
-        if first is None:
-            raise _ended()
-        return first
-
-    writer = context.store.writer(None, key, reserve)
-    hashing, renewed = Hash(digests.algorithm(digest)), time.monotonic()
     try:
-        for piece in pieces:
-            hashing.update(piece)
-            if hashing.length > size:
-                break
-            writer.write([piece])
-            if time.monotonic() - renewed > context.settings.upload_expiry / 4:
-                renewed = time.monotonic()
-                reserve(0)
-        if hashing.length != size or hashing.digest() != digest:
-            raise Corrupt(f"The bytes that came for {digests.unpack(digest)} are other ones.")
-        done = commit.commit(context, request, upload, digest, writer.close(final=True), hashing)
+        staged, hashing = staging.stage(context, upload, key, digest, size, pieces)
+        done = commit.commit(context, request, upload, digest, staged, hashing)
     finally:
         if not done:
-            writer.abort()
-            _drop(context, upload_id, repository)
+            _drop(context, upload.id, repository)
     if not done:
-        raise _ended()
+        raise staging.ended()
 
 
 def add_manifest(
@@ -108,7 +80,3 @@ def _drop(context: Context, upload_id: str, repository: str) -> None:
             commit.clear(context, upload_id)
     except (StorageError, Unavailable):
         pass
-
-
-def _ended() -> StorageError:
-    return StorageError("The blob could not be kept: its upload has ended.")

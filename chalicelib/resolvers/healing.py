@@ -7,22 +7,19 @@ at once.
 """
 
 import logging
-import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 
 from chalicelib import digests
 from chalicelib.context import Context
-from chalicelib.digests import Hash
 from chalicelib.http import Piece, Unavailable
 from chalicelib.metadata import blobs, jobs, uploads
 from chalicelib.metadata.resolver_copies import Copy
-from chalicelib.metadata.uploads import Upload
+from chalicelib.registry import staging
 from chalicelib.resolvers import ResolverError
 from chalicelib.resolvers.blocks import Source, read
 from chalicelib.resolvers.gateways import gateway
 from chalicelib.resolvers.placing import Corrupt
-from chalicelib.storage import StorageError, new_key
+from chalicelib.storage import StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -62,21 +59,17 @@ def put_back(context: Context, digest: bytes, size: int, pieces: Iterable[Piece]
     found = blobs.copy(context.database, digest, context.store.name)
     if found is None or is_there(context, digest, found):
         return False
-    upload_id, key = str(uuid.uuid4()), new_key()
-    seconds = context.capabilities.seconds
-    uploads.create(context.database, upload_id, _NO_REPOSITORY, digests.algorithm(digest), seconds)
-    upload = uploads.begin(context.database, upload_id, _NO_REPOSITORY, 0, key, seconds)
-    if upload is None:
-        raise StorageError("The blob could not be put back: its upload has ended.")
+    upload, key = staging.begin(context, _NO_REPOSITORY, digest)
     done = False
     try:
-        _write(context, upload, key, digest, size, pieces)
+        staged, _ = staging.stage(context, upload, key, digest, size, pieces)
+        context.store.complete(staged)
         done = uploads.put_back(
             context.database, upload, digest, size, context.store.name, found.key, key
         )
     finally:
         if not done:
-            _drop(context, upload_id, key)
+            _drop(context, upload.id, key)
     if done:
         _log.warning("put %s back into storage, at %s", digests.unpack(digest), key)
     return done
@@ -101,44 +94,6 @@ def is_there(context: Context, digest: bytes, found: blobs.Place) -> bool:
     if found.missing == there:
         blobs.mark(context.database, digest, context.store.name, found.key, missing=not there)
     return there
-
-
-def _write(
-    context: Context,
-    upload: Upload,
-    key: str,
-    digest: bytes,
-    size: int,
-    pieces: Iterable[Piece],
-) -> None:
-    """Make an object of the bytes, if they are the blob's."""
-    hashing = Hash(digests.algorithm(digest))
-
-    def reserve(count: int) -> int:
-        seconds = context.capabilities.seconds
-        first = uploads.reserve(context.database, upload, count, seconds)
-        if first is None:
-            raise StorageError("The blob could not be put back: its upload has ended.")
-        return first
-
-    writer = context.store.writer(None, key, reserve)
-    renewed, length = time.monotonic(), 0
-    try:
-        for piece in pieces:
-            length += len(piece)
-            if length > size:
-                break
-            hashing.update(piece)
-            writer.write([piece])
-            if time.monotonic() - renewed > context.settings.upload_expiry / 4:
-                renewed = time.monotonic()
-                reserve(0)
-        if length != size or hashing.digest() != digest:
-            raise Corrupt(f"The bytes that came for {digests.unpack(digest)} are other ones.")
-        context.store.complete(writer.close(final=True))
-    except BaseException:
-        writer.abort()
-        raise
 
 
 def _drop(context: Context, upload_id: str, key: str) -> None:
