@@ -109,6 +109,7 @@ def change_repository(call: Call) -> RepositoryDetail:
         description=call.body.description,
         by=call.subject.id,
     )
+    call.context.wake()
     return _detail(call, name)
 
 
@@ -117,11 +118,13 @@ def rename_repository(call: Call) -> None:
     name = repositories.checked_name(call.body.name)
     _check_may_create(call, name)
     repositories.rename(call.context.database, call.params["repository"], name, by=call.subject.id)
+    call.context.wake()
 
 
 def delete_repository(call: Call) -> None:
     """Delete a repository and all that is in it."""
     repositories.delete(call.context.database, call.params["repository"], by=call.subject.id)
+    call.context.wake()
 
 
 def list_repository_grants(call: Call) -> Page[Grant]:

@@ -83,6 +83,7 @@ def restore_tag(call: Call) -> RestoredTag:
         digest,
         by=call.subject.id,
     )
+    call.context.wake()
     return RestoredTag(
         call.params["tag"],
         digests.unpack(done.digest),

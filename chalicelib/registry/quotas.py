@@ -63,7 +63,8 @@ def told(context: Context, repository: str, subject: Subject) -> Iterator[None]:
     except Denied as denied:
         if isinstance(denied.detail, dict) and "quota" in denied.detail:
             detail = {"refused": True, **denied.detail}
-            events.record(context.database, "quota", repository, subject.id, **detail)
+            if events.record(context.database, "quota", repository, subject.id, **detail):
+                context.wake()
         raise
 
 

@@ -1,6 +1,7 @@
 """Immutable tags, retention and the history of tags by the API: who may, and what is answered."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from chalicelib.identity import organisations
 from chalicelib.metadata import audit
 from tests.api.acme import As
 from tests.api.conftest import World, opened
-from tests.client import Answer, push_image, push_manifest
+from tests.client import Answer, CoreClient, push_image, push_manifest
 from tests.images import Image, make_image
 from tests.servers import Postgres
 
@@ -211,3 +212,22 @@ def test_the_history_of_a_tag(world: World) -> None:
         assert world.call(method, place, body, by="bob").status == 403
         assert world.call(method, place, body).status == 401
     world.call("PUT", f"{APP}/grants/bob", {"role": "write"}, by="alice")
+
+
+def test_workers_are_woken_for_what_follows(world: World) -> None:
+    """Webhooks are told of tags and deletions, and networks get and lose what is public."""
+    woken: list[bool] = []
+    context = replace(world.context, wake=lambda: woken.append(True))
+    waking = replace(world, client=CoreClient(context))
+    world.call("POST", "/repositories", {"name": "alice/woken"}, by="alice")
+    place = "/repositories/alice/woken"
+    for image in IMAGES[:2]:
+        push_image(As(world.client, "alice"), "alice/woken", image, "old")
+    restored = waking.call("POST", f"{place}/-/tags/old/restore", {}, by="alice")
+    assert (restored.status, len(woken)) == (200, 1)
+    assert waking.call("PATCH", place, {"visibility": "public"}, by="alice").status == 200
+    assert len(woken) == 2
+    renamed = waking.call("POST", f"{place}/-/rename", {"name": "alice/renamed"}, by="alice")
+    assert (renamed.status, len(woken)) == (204, 3)
+    assert waking.call("DELETE", "/repositories/alice/renamed", by="alice").status == 204
+    assert len(woken) == 4

@@ -483,11 +483,15 @@ def test_json_of_a_refusal_through_http(registry: Registry, account: str) -> Non
 
 
 def test_webhooks_are_told_of_refusals_and_warnings(quota_context: Context) -> None:
-    client, database = CoreClient(quota_context), quota_context.database
+    woken: list[bool] = []
+    client = CoreClient(replace(quota_context, wake=lambda: woken.append(True)))
+    database = quota_context.database
     add_webhook(database, "quota", account=add_account(database, "told"))
     quotas.put(database, "told", 1000, None, by="test")
     push_blob(client, "told/a", make_bytes(950))
+    assert woken == []
     assert refused(put_blob(client, "told/a", make_bytes(51)))
+    assert woken == [True]
     Worker(quota_context, [kind for kind in KINDS if kind.name == "quotas.warn"]).drain()
     refusal, warning = [event for _, event in deliveries(database)]
     assert (refusal["kind"], refusal["repository"]) == ("quota", "told/a")
