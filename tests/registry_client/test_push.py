@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,17 @@ from tests.images import (
     write_layout,
 )
 from tests.registry_client import forms
-from tests.servers import OPENREGISTRY, DockerEngine, Postgres, Registry, run, stopping, wait_until
+from tests.servers import (
+    OPENREGISTRY,
+    S3,
+    DockerEngine,
+    Postgres,
+    Registry,
+    run,
+    stopping,
+    wait_until,
+)
+from tests.storage.faults import Fault, FaultyProxy
 from tests.witness import Witness
 
 SIZES = (1000, 20, 300_000)
@@ -328,9 +339,14 @@ def test_what_docker_has(
             answer = push(tag, f"{registry.host}/{name}", **engine)
             again = push(f"docker-daemon:{tag}", f"{registry.host}/{name}", **engine)
             assert again["digest"] == answer["digest"]
+            docker.run("tag", tag, "push-engine/app:latest")
+            again = push("push-engine/app", f"{registry.host}/{name}", **engine)
+            assert again["digest"] == answer["digest"]
             done = push.run("push-engine/none", f"{registry.host}/x", **engine)
             assert done.returncode == 1
-            assert "There is no file or folder push-engine/none, and: No engine has" in done.stderr
+            assert (
+                "There is no file or folder push-engine/none, and: No engine gives" in done.stderr
+            )
         docker.run("image", "prune", "--all", "--force")
         docker.run("pull", f"{registry.host}/{name}")
         shown = docker.run("image", "inspect", "--format", "{{.Id}}", f"{registry.host}/{name}")
@@ -530,6 +546,37 @@ def test_what_was_interrupted_goes_on(
         f"push/interrupted-{how}:1",
         image,
     )
+
+
+@pytest.mark.long
+def test_a_large_layer_goes_on_in_the_middle(
+    push: Pusher, serve: Callable[..., Registry], s3_server: S3, tmp_path: Path
+) -> None:
+    """Where the registry takes direct uploads, of what is compressed here too."""
+    with closing(FaultyProxy(s3_server.endpoint)) as storage:
+        registry = serve(
+            OPENREGISTRY_STORAGE_URL=s3_server.new_storage_url(public_endpoint=storage.endpoint),
+            **s3_server.environment(),
+        )
+        image = make_image((100_000_000,), "push direct")
+        parts = -(-len(image.layers[0].data) // (8 << 20))
+        archive = write_docker_archive(tmp_path / "archive.tar", image, "app:1")
+        process = push.start(archive, f"{registry.host}/push/direct:1")
+        try:
+            wait_until(lambda: storage.count("UploadPart") >= 4, 60, lambda: "some parts")
+            storage.always["UploadPart"] = Fault(hang=True)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
+        assert process.returncode == 130
+        storage.always.clear()
+        before = storage.count("UploadPart")
+        assert 4 <= before < parts
+        assert counts(push(archive, f"{registry.host}/push/direct:1")) == (1, 1, 0)
+        assert storage.count("UploadPart") <= parts + 4  # those that were cut off
+        assert_compressed(registry, "push/direct:1", image)
 
 
 def test_progress_is_told_on_standard_error(

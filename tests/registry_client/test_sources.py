@@ -276,6 +276,13 @@ def test_one_platform_of_an_index(tmp_path: Path) -> None:
     assert top(found) == index.digest
     assert found.notes == []
 
+    two = json.loads(index.data)
+    two["manifests"].append(ARM.manifest.descriptor)
+    content = Content(index.media_type, json.dumps(two).encode())
+    layout = write_layout(tmp_path / "another", [IMAGE], content)
+    forms.write_blobs(layout, others)
+    assert top(read(layout)[1]) == IMAGE.manifest.digest
+
 
 def test_an_index_of_two_that_lacks_a_third(tmp_path: Path) -> None:
     index = make_index([IMAGE, ARM, OTHER])
@@ -401,9 +408,14 @@ def test_links_within_an_archive(tmp_path: Path) -> None:
 def test_archives_that_are_cut_off(tmp_path: Path) -> None:
     whole = write_docker_archive(tmp_path / "archive.tar", IMAGE, "app:1").read_bytes()
     cut = tmp_path / "cut.tar"
-    for size in (100, 600, 5_000, 200_000):
+    for size, words in {
+        100: "is no tar archive",
+        600: "is cut off",
+        5_000: "is cut off",
+        200_000: "is cut off",
+    }.items():
         cut.write_bytes(whole[:size])
-        assert str(cut) in refusal(cut)
+        assert words in refusal(cut)
 
 
 def test_headers_that_claim_to_be_huge(tmp_path: Path) -> None:
@@ -421,7 +433,7 @@ def test_sparse_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "layer.tar").touch()
     os.truncate(tmp_path / "layer.tar", 1 << 20)
     run("tar", "--sparse", "-cf", tmp_path / "archive.tar", "-C", tmp_path, "layer.tar")
-    assert "sparse" in refusal(tmp_path / "archive.tar")
+    assert "has a sparse file" in refusal(tmp_path / "archive.tar")
 
 
 def test_a_file_that_is_a_pipe_is_none(tmp_path: Path) -> None:

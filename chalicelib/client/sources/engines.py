@@ -43,7 +43,7 @@ def save(image: str, tell: Callable[[int], None]) -> BinaryIO:
             return file
         file.close()
         refusals.append(f"{program} says: {said}")
-    raise SourceError(f"No engine has {image}: {'; '.join(refusals)}.")
+    raise SourceError(f"No engine gives {image}: {'; '.join(refusals)}.")
 
 
 def _save(program: str, image: str, file: BinaryIO, tell: Callable[[int], None]) -> str | None:

@@ -40,7 +40,6 @@ class Layout:
         digest = each.get("digest") if isinstance(each, dict) else None
         if not isinstance(digest, str):
             raise SourceError(f"{INDEX} in {self._members.place} has what is no descriptor.")
-        packed(digest)
         annotations = each.get("annotations")
         annotations = annotations if isinstance(annotations, dict) else {}
         names = [

@@ -35,9 +35,10 @@ def opened(text: str, progress: Progress) -> Iterator[Opened]:
     Raises ``SourceError``."""
     with ExitStack() as stack:
         try:
-            yield _opened(text, progress, stack)
+            found = _opened(text, progress, stack)
         except OSError as error:
             raise SourceError(f"{text} cannot be read: {error.strerror or error}.") from error
+        yield found
 
 
 def _opened(text: str, progress: Progress, stack: ExitStack) -> Opened:
