@@ -7,6 +7,7 @@ registry's signature of its digest, so that they may believe it whoever gave it 
 
 import json
 from collections.abc import Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chalicelib import digests
@@ -75,9 +76,16 @@ def root_of(address: Address, media_type: str, signed: str) -> bytes:
     return json.dumps(descriptor).encode()
 
 
+def document_of(payload: bytes) -> dict[str, Any]:
+    """A manifest that was kept. A number that is too large for Python is its text: no field that is
+    read has such."""
+    document: dict[str, Any] = json.loads(payload, parse_int=_whole, parse_float=_fraction)
+    return document
+
+
 def derived_of(payload: bytes, addresses: Mapping[str, Address]) -> bytes:
     """What is derived of a manifest when that is at these addresses, by digest, what it names."""
-    document: dict[str, Any] = json.loads(payload)
+    document = document_of(payload)
     for each in _named(document):
         address = addresses.get(each["digest"])
         if address is None:
@@ -98,7 +106,7 @@ def _derived(
     """What is derived of a manifest, and its media type. What several indexes name is derived once:
     that is ``known``."""
     payload, media_type = resolver_copies.manifest(context.database, digest)
-    named = [digests.pack(each["digest"]) for each in _named(json.loads(payload))]
+    named = [digests.pack(each["digest"]) for each in _named(document_of(payload))]
     addresses = {}
     for copy in resolver_copies.there(context.database, named):
         if copy.resolver != resolver:
@@ -111,6 +119,17 @@ def _derived(
             address = Address(cid, known[copy.digest], copy.derived_cid)
         addresses[digests.unpack(copy.digest)] = address
     return derived_of(payload, addresses), media_type
+
+
+def _whole(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _fraction(text: str) -> float | str:
+    return number if isfinite(number := float(text)) else text
 
 
 def _named(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -195,7 +195,7 @@ class _Pulling:
             raise Corrupt(f"What {_IPFS}{found.cid} names is another manifest than was signed.")
         document = documents.read(payload, found.media_type)
         derived = _read(self._sources, found.derived_cid, 2 * self._context.settings.manifest_limit)
-        layers = self._children(found, json.loads(payload), derived, depth)
+        layers = self._children(found, images.document_of(payload), derived, depth)
         cids = _cids(derived) | layers
         named = [each for each in document.absent if each.digest in cids]
         named += [each for each in document.children if each.digest in layers]
