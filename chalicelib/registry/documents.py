@@ -60,7 +60,12 @@ class Document:
 def read(payload: bytes, content_type: str) -> Document:
     """The manifest in these bytes. Raises ``ManifestInvalid`` with the place of what is wrong."""
     try:
-        top = json.loads(payload.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer)
+        top = json.loads(
+            payload.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_constant=_constant,
+        )
     except RecursionError:
         raise ManifestInvalid("The manifest is nested too deeply.") from None
     except ValueError as error:
@@ -92,6 +97,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _integer(text: str) -> int | str:
     """A number, or its text where no field that is read can be so large."""
     return int(text) if len(text) <= _DIGITS else text
+
+
+def _constant(word: str) -> None:
+    """Python's own words for numbers that JSON does not have."""
+    raise ValueError(f"it has no {word}")
 
 
 def _check_shape(top: dict[str, Any], media_type: str) -> None:

@@ -186,6 +186,13 @@ def test_numbers_too_large_for_anybody(client: Client, repository: str) -> None:
     assert (answer.status, answer.code) == (400, "MANIFEST_INVALID")
 
 
+@pytest.mark.parametrize("word", [b"NaN", b"Infinity", b"-Infinity"])
+def test_words_that_are_no_json(client: Client, repository: str, word: bytes) -> None:
+    data = b'{"schemaVersion": 2, "manifests": [], "unknown": %s}' % word
+    answer = push_manifest(client, repository, Content(INDEX, data), "word")
+    assert (answer.status, answer.code) == (400, "MANIFEST_INVALID")
+
+
 def test_more_tags_than_one_push_sets(client: Client, repository: str) -> None:
     tags = "&".join(f"tag=t{number}" for number in range(1001))
     manifest = image_of(client, repository)
