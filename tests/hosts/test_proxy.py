@@ -291,16 +291,26 @@ def test_basic_credentials(guarded: Registry, proxy: Start) -> None:
 # A registry that behaves as others do
 
 
+Said = tuple[int, dict[str, str], bytes, str]
+"""An answer: status, fields, body, and how to send it."""
+
+
 class Odd(BaseHTTPRequestHandler):
-    """Answers as a test tells it: ``server.answers`` has bodies by path, with how to send them."""
+    """Answers as a test tells it: by ``server.scripts``, which has answers to give in turn by
+    method and path, or by ``server.answers``, by path."""
 
     protocol_version = "HTTP/1.1"
     server: "OddRegistry"
 
     def do_GET(self) -> None:
         self.server.seen.append((self.path, dict(self.headers.items())))
+        self.server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         path = self.path.partition("?")[0]
-        status, headers, body, way = self.server.answers.get(path, (404, {}, b"", "whole"))
+        waiting = self.server.scripts.get(f"{self.command} {path}")
+        if waiting:
+            status, headers, body, way = waiting.pop(0)
+        else:
+            status, headers, body, way = self.server.answers.get(path, (404, {}, b"", "whole"))
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -321,7 +331,7 @@ class Odd(BaseHTTPRequestHandler):
         else:
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def log_message(self, *args: object) -> None:
         pass
@@ -334,9 +344,9 @@ class OddRegistry(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Odd)
         self.host = f"127.0.0.1:{self.server_address[1]}"
         self.seen: list[tuple[str, dict[str, str]]] = []
-        self.answers: dict[str, tuple[int, dict[str, str], bytes, str]] = {
-            "/v2/": (200, {}, b"{}", "whole")
-        }
+        self.bodies: list[bytes] = []
+        self.answers: dict[str, Said] = {"/v2/": (200, {}, b"{}", "whole")}
+        self.scripts: dict[str, list[Said]] = {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -400,6 +410,37 @@ def test_credentials_go_to_the_registrys_own_realm_alone(
         assert headers["Authorization"] == basic("ada", "secret")["Authorization"]
         assert headers["Host"] == auth.host
     assert not any("Authorization" in headers for _, headers in far.seen)
+
+
+@pytest.mark.parametrize("way", ["PUT", "PATCH"])
+def test_a_token_that_expired_before_the_end(
+    odd: Callable[[], OddRegistry], proxy: Start, way: str
+) -> None:
+    """The client asks for a new one, and repeats the PUT, its body too."""
+    far = odd()
+    challenge = {"WWW-Authenticate": f'Bearer realm="http://{far.host}/auth",service="far"'}
+    far.scripts = {
+        "POST /v2/a/blobs/uploads/": [
+            (202, {"Location": "/v2/a/blobs/uploads/1"}, b"", "whole"),
+        ],
+        "PUT /v2/a/blobs/uploads/1": [
+            (401, challenge, b"{}", "whole"),
+            (201, {}, b"", "whole"),
+        ],
+    }
+    server = proxy(far.host)
+    near = HTTPClient(server.host)
+    location = begin(near, "a")
+    body = b"bytes" if way == "PUT" else b""
+    if way == "PATCH":
+        assert near.request("PATCH", location, b"bytes").status == 202
+    target = with_query(location, digest=sha256(b"bytes"))
+    answer = near.request("PUT", target, body, {"Authorization": "Bearer old"})
+    assert answer.status == 401
+    assert f'realm="http://{server.host}/token"' in answer.headers["WWW-Authenticate"]
+    assert near.request("PUT", target, body, {"Authorization": "Bearer new"}).status == 201
+    assert far.bodies[-2:] == [b"bytes", b"bytes"]
+    assert far.seen[-1][1]["Authorization"] == "Bearer new"
 
 
 # Web sites

@@ -1,6 +1,7 @@
 """`openregistry proxy`."""
 
 import argparse
+import logging
 import os
 import signal
 import subprocess
@@ -70,14 +71,16 @@ def proxy(options: argparse.Namespace) -> int:
     """Run the proxy."""
     from chalicelib.client.names import BadName, Registry
     from chalicelib.client.progress import Progress
-    from chalicelib.hosts.harness import log, supervisor
+    from chalicelib.hosts.harness import supervisor
     from chalicelib.hosts.proxy.functions import Proxy
 
     try:
         registry = Registry.parse(options.registry)
     except BadName as error:
         raise CommandError(str(error)) from None
-    log.configure("warning")
+    logging.basicConfig(level=logging.WARNING, format="openregistry: %(message)s", force=True)
+    # A pool that is full is no news: there are more threads than connections that stay open.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     wants_login = _probe(registry)
     try:
         listener = supervisor.listen(options.listen)

@@ -49,7 +49,7 @@ class Proxy:
         self._host = host
         self._remote = Remote(registry)
         self._tokens = Tokens(self._remote)
-        self._uploads = Uploads(self._remote, progress)
+        self.uploads = Uploads(self._remote, progress, self._passed)
 
     def wants(self, request: Request) -> Body:
         if request.method in ("GET", "HEAD"):
@@ -80,10 +80,10 @@ class Proxy:
         return _answered(lambda: self._receive(request), request)
 
     def flush(self) -> None:
-        self._uploads.drop_idle()
+        self.uploads.drop_idle()
 
     def end(self) -> None:
-        self._uploads.leave()
+        self.uploads.leave()
 
     def work(self, stop: Event) -> None:
         """There are no jobs."""
@@ -125,11 +125,11 @@ class Proxy:
         reply = self._send(request, but="digest" if whole else "")
         if reply.status != 202:
             return self._passed(reply, request)
-        upload = self._uploads.begin(repository, reply, request.headers.get("authorization", ""))
+        upload = self.uploads.begin(repository, reply, request.headers.get("authorization", ""))
         return upload.put(request) if whole else upload.begun()
 
     def _found(self, match: re.Match[str]) -> Upload:
-        upload = self._uploads.find(match["upload"])
+        upload = self.uploads.find(match["upload"])
         if upload is None or upload.repository != match["repository"]:
             raise UploadUnknown("There is no such upload, or it was given up; begin again.")
         return upload

@@ -6,8 +6,9 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 from chalicelib import digests
@@ -45,9 +46,13 @@ _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,19})-(\d{1,19})(?:/\S+)?")
 class Uploads:
     """Those that are under way. Threads share it."""
 
-    def __init__(self, remote: Remote, progress: Progress) -> None:
+    def __init__(
+        self, remote: Remote, progress: Progress, pass_on: Callable[[Reply, Request], Response]
+    ) -> None:
+        """``pass_on`` makes of a registry's answer that of a client."""
         self.remote = remote
         self.progress = progress
+        self.pass_on = pass_on
         self.sending = Sending(remote)
         self._held: dict[str, Upload] = {}
         self._lock = threading.Lock()
@@ -142,7 +147,8 @@ class Upload:
                     self._digest = digest
                     length = request.headers.get("content-length", "")
                     self._size = int(length) if length.isdigit() and int(length) else None
-        return Arriving(self, lambda: self._finish(digest))
+        start = self._received
+        return Arriving(self, lambda: self._finish(digest, start, request))
 
     def cancel(self) -> Response:
         """End it, here and at the registry. Raises ``RegistryError``."""
@@ -151,9 +157,10 @@ class Upload:
             self._end()
             if self._sender is not None:
                 _asked(self._sender.cancel)
-            reply = None if self._sender else _asked(self._cancel_ordinary)
+            else:
+                _asked(self._cancel_ordinary)
         self._busy.release()
-        return Response(204) if reply is None or reply.status < 300 else _refused(reply)
+        return Response(204, [fields.VERSION])
 
     # What is done in turn: one request at a time
 
@@ -219,23 +226,23 @@ class Upload:
         self._part.release()
         return self._sender
 
-    def _finish(self, digest: str) -> Response:
+    def _finish(self, digest: str, start: int, request: Request) -> Response:
         if self._committed:
             return self._created(digest)
+        if self._sender is None:
+            return self._finish_small(digest, start, request)
         try:
-            if self._sender is None:
-                return self._finish_small(digest)
             self._sender.authorization = self.authorization
-            _asked(lambda: self._sender and self._sender.finish(digest))
+            _asked(partial(self._sender.finish, digest))
             self._committed = digest
-            return self._created(digest)
         finally:
-            # Of one that failed nothing can be told apart from what a new one would find.
             self._end()
-            if self._sender is not None and not self._committed:
+            if not self._committed:
                 self._sender.abort()
+        return self._created(digest)
 
-    def _finish_small(self, digest: str) -> Response:
+    def _finish_small(self, digest: str, start: int, request: Request) -> Response:
+        """``start``: how much there was before the request's own bytes."""
         part = self._part
         reply = _asked(
             lambda: self._uploads.remote.send(
@@ -249,10 +256,16 @@ class Upload:
                 authorization=self.authorization,
             )
         )
-        if reply.status != 201:
-            return _refused(reply)
-        self._committed = digest
-        return self._created(digest)
+        if reply.status == 401:
+            # The client asks again, with a new token, and sends the body again.
+            if not start:
+                part.release()
+                self._part, self._received = Part(self._uploads.sending.memory, SMALL), 0
+            return self._uploads.pass_on(reply, request)
+        if reply.status == 201:
+            self._committed = digest
+        self._end()
+        return self._created(digest) if self._committed else self._uploads.pass_on(reply, request)
 
     def _created(self, digest: str) -> Response:
         return Response(
@@ -352,18 +365,14 @@ class Arriving:
         self._upload.break_off()
 
 
-class _released_on_error:  # noqa: N801
-    """A context that releases a lock where what is within fails."""
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            self._lock.release()
+@contextmanager
+def _released_on_error(lock: threading.Lock) -> Iterator[None]:
+    """Release a lock where what is within fails."""
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        raise
 
 
 def to_error(error: RemoteError) -> RegistryError:
@@ -383,9 +392,3 @@ def _asked(act: Callable[[], _T]) -> _T:
         raise to_error(error) from error
     except StorageError as error:
         raise Unavailable(str(error)) from error
-
-
-def _refused(reply: Reply) -> Response:
-    """The registry's own words."""
-    kind = reply.headers.get("content-type", "application/json")
-    return Response(reply.status, [("Content-Type", kind), fields.VERSION], reply.body)
