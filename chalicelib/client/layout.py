@@ -99,6 +99,8 @@ class Layout:
                 partial = Partial(self.folder, file, path, self.path(digest), packed, size)
             yield partial
         finally:
+            if not os.fstat(file).st_size and not self.holds(digest, size):
+                path.unlink(missing_ok=True)
             os.close(file)
 
     def put(self, digest: str, data: bytes) -> None:
@@ -181,9 +183,10 @@ class Partial:
         return self._hash.length
 
     def write(self, piece: Piece) -> None:
-        """Take the next bytes. Raises ``Mismatch`` where they are too many, and
+        """Take the next bytes. Raises ``Mismatch`` where they are too many, as ``finish`` does, and
         ``LayoutError``."""
         if self.length + len(piece) > self.size:
+            self.restart()
             raise Mismatch
         with _told(self._folder):
             view = memoryview(piece)
@@ -201,9 +204,9 @@ class Partial:
 
     def finish(self) -> None:
         """Have the blob in the layout. Raises ``Mismatch`` where it is not what its digest names:
-        nothing is left of it then; and ``LayoutError``."""
+        nothing of it is kept then; and ``LayoutError``."""
         if self.length != self.size or self._hash.digest() != self._packed:
-            self._path.unlink(missing_ok=True)
+            self.restart()
             raise Mismatch
         with _told(self._folder):
             os.fsync(self._file)

@@ -211,27 +211,28 @@ class Pull:
     def _complete(self, partial: Partial, blob: Descriptor, bar: Bar) -> None:
         while True:
             # What an earlier process left may have been damaged since: then once more from nothing.
-            again = partial.resumed
+            resumed = partial.resumed
             try:
                 self._receive_all(partial, blob, bar)
                 partial.finish()
             except Mismatch:
-                if not again:
+                if not resumed:
                     raise self._other_bytes(blob.digest) from None
-                _restart(partial, bar)
+                bar.add(-bar.done)
             else:
                 return
 
     def _receive_all(self, partial: Partial, blob: Descriptor, bar: Bar) -> None:
-        breaks = 0
+        breaks, most = 0, partial.length
         while partial.length < blob.size:
-            before = partial.length
             try:
                 self._receive(partial, blob, bar)
                 if partial.length < blob.size:
                     raise RemoteError(f"{self._image.registry.host} ended {blob.digest} too early.")
             except RemoteError as error:
-                breaks = 1 if partial.length > before else breaks + 1
+                # Bytes that were there before are no progress: a server may send them for ever.
+                breaks = 1 if partial.length > most else breaks + 1
+                most = max(most, partial.length)
                 if error.status or breaks == _BREAKS or self._stopped.is_set():
                     raise
                 self._stopped.wait(random.uniform(0.5, 1) * min(0.1 * 2**breaks, 5))  # noqa: S311

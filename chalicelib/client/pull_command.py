@@ -17,9 +17,10 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
         commands,
         "pull",
         pull,
-        "pull an image from a registry to an OCI image layout, a folder that skopeo, podman, crane "
-        "and others read. What was interrupted goes on where it was, and what is there is not "
-        "fetched again",
+        "pull an image from a registry to an OCI image layout, a folder that other tools read. "
+        "Manifests stay as they are, so digests and signatures do; one of Docker's own media types "
+        "is none that skopeo and podman look for in a layout. What was interrupted goes on where "
+        "it was, and what is there is not fetched again",
     )
     parser.add_argument(
         "image", metavar="NAME", help="HOST/REPOSITORY[:TAG][@DIGEST]; the tag latest by default"
