@@ -119,7 +119,7 @@ class Sender:
         """Of requests from now on: that of a client may be renewed meanwhile."""
         self.received = 0
         """Bytes that were written."""
-        self.resent = 0
+        self.skipped = 0
         """Bytes that an upload before had brought there, and that were not sent again."""
         self._sending = sending
         self._repository = repository
@@ -287,7 +287,7 @@ class Sender:
             )
         state = self._states[number - 1] if number <= len(self._states) else ""
         if state and road.held.get(number) == (part.size, state):
-            self.resent += part.size
+            self.skipped += part.size
             self._count(part.size)
             part.release()
             self._part = None

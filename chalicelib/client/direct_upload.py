@@ -176,7 +176,7 @@ class DirectUpload:
             body["states"] = {str(number): state for number, state in told.items()}
         began = self._asked = time.monotonic()
         reply = self._ask("POST", self.location, **_json(body), **options)
-        answer = self._heard(reply.check(200), began)
+        answer = self._heard(reply.check(200))
         with self._lock:
             self._untold = {n: s for n, s in self._untold.items() if told.get(n) != s}
             try:
@@ -187,7 +187,7 @@ class DirectUpload:
             except (KeyError, TypeError):
                 raise _strange(reply) from None
 
-    def _heard(self, reply: Reply, began: float) -> dict[str, Any]:
+    def _heard(self, reply: Reply) -> dict[str, Any]:
         """What an answer says, and how it goes on."""
         answer = reply.json()
         try:
@@ -204,7 +204,7 @@ class DirectUpload:
     def _lost(self, problem: RemoteError) -> RemoteError:
         """Why storage knows the upload no longer."""
         try:
-            self._heard(self._ask("GET", self.location).check(200), time.monotonic())
+            self._heard(self._ask("GET", self.location).check(200))
         except RemoteError as error:
             return error
         return problem
@@ -249,12 +249,12 @@ class DirectUpload:
         if reply.status == 400:
             raise _explained(reply.error())
         self.over = True
-        _Verifying(self, digest, size, bar).wait(self._heard(reply.check(202), 0), reply)
+        _Verifying(self, digest, size, bar).wait(self._heard(reply.check(202)), reply)
 
     def ask_state(self) -> tuple[dict[str, Any], Reply]:
         """How far it is. Raises ``RemoteError``."""
         reply = self._ask("GET", self.location, silence=_ENDING_SECONDS)
-        return self._heard(reply.check(200), 0), reply
+        return self._heard(reply.check(200)), reply
 
     def is_there(self, digest: str) -> bool:
         """Whether the repository has the blob."""

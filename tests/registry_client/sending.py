@@ -32,7 +32,7 @@ def main(host: str, repository: str, seed: str, count: str, seconds: str) -> Non
         digest = sender.finish()
     most = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert most is not None
-    print(sender.resent, digest, int(most[1]) >> 10)
+    print(sender.skipped, digest, int(most[1]) >> 10)
 
 
 if __name__ == "__main__":
