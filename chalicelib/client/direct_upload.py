@@ -55,7 +55,7 @@ class DirectUpload:
         self._ahead = 0
         self._fetching = False
         self._untold: dict[int, str] = {}
-        self._asked = time.monotonic()
+        self._asked = self._confirmed = time.monotonic()
         self.over = False
         """Whether the registry takes no more parts of it."""
         reply = ask("POST", f"/v2/{repository}/{ENDPOINT}", **_json(wishes))
@@ -120,6 +120,9 @@ class DirectUpload:
 
     def _url(self, number: int, part_size: int, size: int | None) -> str:
         """Where a part is put. Asks for others' URLs as well, and ahead of time."""
+        if time.monotonic() - self._confirmed > self._hold:
+            # Another may have taken the upload over: old URLs would write into what is his.
+            self._request({})
         found = self._usable(number, part_size)
         if not found:
             with self._asking:
@@ -178,6 +181,7 @@ class DirectUpload:
         reply = self._ask("POST", self.location, **_json(body), **options)
         answer = self._heard(reply.check(200))
         with self._lock:
+            self._confirmed = began
             self._untold = {n: s for n, s in self._untold.items() if told.get(n) != s}
             try:
                 for part in answer.get("parts", ()):

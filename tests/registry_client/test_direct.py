@@ -301,6 +301,27 @@ def test_who_was_overtaken_is_told(far: Far, sending: Sending, repository: str) 
     assert first.finish() == sha256(data)
 
 
+def test_who_was_away_for_long_asks_before_he_writes(
+    far: Far, sending: Sending, repository: str
+) -> None:
+    one = FIRST + make_bytes(9 * PART, 27)
+    late = Sender(sending, repository)
+    late.write([one[: 2 * PART]])
+    for _ in until():
+        if far.parts() == 1 and sending.memory.lent == PART // BLOCK:
+            break
+    far.query("UPDATE direct_uploads SET held_until = now()")
+    other = FIRST + make_bytes(5 * PART, 28)
+    first = Sender(sending, repository)
+    first.write([other])
+    late._road._hold = 0  # type: ignore[union-attr]
+    with pytest.raises(RemoteError, match="Another client has taken this upload over"):
+        late.write([one[2 * PART :]])
+    late.abort()
+    assert first.finish() == sha256(other)
+    assert first.skipped == PART
+
+
 def test_bytes_in_storage_that_are_not_what_was_said_are_refused_and_sent_anew(
     far: Far, sending: Sending, repository: str
 ) -> None:
