@@ -3,7 +3,7 @@
 Blocks marked `sh` are run in order by one shell after the other, in a copy of the working tree. A
 block that starts what stays, as `make run` does, is marked `sh background`: what follows waits
 until the registry serves. A block that cannot be run here is marked `sh skip: REASON`. Port 5000
-is replaced by a free one.
+is replaced by a free one, and so is that of a proxy.
 """
 
 import ast
@@ -23,7 +23,7 @@ import pytest
 
 from chalicelib.settings import Settings
 from tests.conftest import need
-from tests.servers import DOCKER, DockerEngine, Kubo, answers, free_port, wait_until
+from tests.servers import DOCKER, S3, DockerEngine, Kubo, answers, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -86,8 +86,8 @@ class Shell:
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{self.output()}"
 
-    def start(self, block: Block, address: str) -> None:
-        """Start a block that stays, and wait until a registry serves."""
+    def start(self, block: Block, path: str) -> None:
+        """Start a block that stays, and wait until there is an answer at HOST:PORT/PATH."""
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 ["sh", "-c", f". '{self._state}'\n{block.text}"],
@@ -99,7 +99,7 @@ class Shell:
             )
         self._background.append(process)
         wait_until(
-            lambda: any(answers(f"{scheme}://{address}/ready") for scheme in ("http", "https")),
+            lambda: any(answers(f"{scheme}://{path}") for scheme in ("http", "https")),
             60,
             lambda: f"the registry to serve:\n{block}\n{self.output()}",
             lambda: process.poll() is None,
@@ -157,9 +157,9 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Iterator[Shell]:
         yield shell
 
 
-LONG = {"lambda.md", "ipfs.md"}
-"""Pages whose commands take long: pip makes a package of all that the functions import; a node of
-IPFS is among the programs that are built."""
+LONG = {"big-layers.md", "ipfs.md", "lambda.md"}
+"""Pages whose commands take long: layers are large; a node of IPFS is among the programs that are
+built; pip makes a package of all that the functions import."""
 
 
 @pytest.mark.timeout(600)
@@ -183,6 +183,12 @@ def test_commands(
         text = text.replace("http://127.0.0.1:8080", node.gateway)
         environment |= node.environment()
         (tmp_path / "programs" / "ipfs").symlink_to(node.program)
+    proxy = free_port()
+    if page.name == "big-layers.md":
+        s3: S3 = request.getfixturevalue("s3_server")
+        text = text.replace(":5001", f":{proxy}")
+        environment |= s3.environment()
+        environment["OPENREGISTRY_STORAGE_URL"] = s3.new_storage_url()
     environment["OPENREGISTRY_LISTEN"] = f"127.0.0.1:{port}"
     blocks = [block for block in blocks_of(text) if block.language == "sh" and not block.skipped]
     commands = "\n".join(block.text for block in blocks)
@@ -194,7 +200,9 @@ def test_commands(
         environment["DOCKER_HOST"] = f"unix://{docker.socket}"
     for block in blocks:
         if block.mark == "background":
-            shell.start(block, f"127.0.0.1:{port}")
+            proxies = "openregistry proxy" in block.text
+            path = f"{proxy}/health" if proxies else f"{port}/ready"
+            shell.start(block, f"127.0.0.1:{path}")
         else:
             shell.run(block)
 
