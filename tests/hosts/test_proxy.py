@@ -396,17 +396,19 @@ def test_credentials_go_to_the_registrys_own_realm_alone(
     odd: Callable[[], OddRegistry], proxy: Start
 ) -> None:
     far, auth = odd(), odd()
-    challenge = f'Bearer realm="http://{auth.host}/auth?a=b",service="far"'
-    far.answers["/v2/"] = (401, {"WWW-Authenticate": challenge}, b"", "whole")
-    auth.answers["/auth"] = (200, {}, b'{"token": "t"}', "whole")
+    for path, name in (("/v2/", "far"), ("/v2/_catalog", "other")):
+        challenge = f'Bearer realm="http://{auth.host}/{name}?a=b",service="{name}"'
+        far.answers[path] = (401, {"WWW-Authenticate": challenge}, b"", "whole")
+        auth.answers[f"/{name}"] = (200, {}, b'{"token": "t"}', "whole")
     near = HTTPClient(proxy(far.host).host)
-    assert near.request("GET", "/v2/").status == 401
-    for service in ("far", "unknown"):
+    for path in ("/v2/", "/v2/_catalog"):
+        assert near.request("GET", path).status == 401
+    for service, name in (("far", "far"), ("other", "other"), ("unknown", "far")):
         query = urlencode({"service": service, "scope": "repository:a b:pull"})
         answer = near.request("GET", f"/token?{query}", headers=basic("ada", "secret"))
         assert answer.json == {"token": "t"}
         path, headers = auth.seen.pop()
-        assert path == f"/auth?a=b&service={service}&scope=repository%3Aa+b%3Apull"
+        assert path == f"/{name}?a=b&service={service}&scope=repository%3Aa+b%3Apull"
         assert headers["Authorization"] == basic("ada", "secret")["Authorization"]
         assert headers["Host"] == auth.host
     assert not any("Authorization" in headers for _, headers in far.seen)
