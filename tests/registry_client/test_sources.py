@@ -17,7 +17,7 @@ import pytest
 
 from chalicelib import digests
 from chalicelib.client.progress import Progress
-from chalicelib.client.sources import Missing, Source, SourceError, images, verified
+from chalicelib.client.sources import Descriptor, Missing, Source, SourceError, images, verified
 from chalicelib.client.sources.cars import ANNOTATION
 from chalicelib.client.sources.images import Image as Found
 from chalicelib.client.sources.members import Tar
@@ -518,6 +518,94 @@ def test_manifests_that_are_none(tmp_path: Path, document: object) -> None:
     content = Content(IMAGE.manifest.media_type, json.dumps(document).encode())
     image = Image(content, IMAGE.config, IMAGE.layers, IMAGE.files)
     assert "manifest" in refusal(write_layout(tmp_path / "layout", [image]))
+
+
+STRANGE: tuple[object, ...] = (
+    None,
+    0,
+    -1,
+    1.5,
+    1 << 70,
+    True,
+    "",
+    "x",
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": []},
+    "sha256:",
+)
+
+
+def variants(value: object) -> Iterator[object]:
+    """The same JSON with something else in one place."""
+    yield from STRANGE
+    if isinstance(value, dict):
+        for name, held in value.items():
+            yield {other: held for other, held in value.items() if other != name}
+            for variant in variants(held):
+                yield {**value, name: variant}
+    elif isinstance(value, list):
+        for place, held in enumerate(value):
+            for variant in variants(held):
+                yield [*value[:place], variant, *value[place + 1 :]]
+
+
+def test_no_document_surprises(tmp_path: Path) -> None:
+    """Whatever stands in a document that is read, it is an image, or refused with a sentence."""
+    image = forms.plain(make_image((10,), "sources, strange"))
+    index, others = forms.with_attestation(image)
+
+    def tried(layout: Path, *changed: Content) -> None:
+        forms.write_blobs(layout, changed)
+        try:
+            source, found = read(layout)
+            check(source, found)
+        except SourceError:
+            return
+        layers = {
+            blob.digest: Descriptor(image.config.digest, size=1)
+            for blob in found.blobs
+            if blob.plain
+        }
+        become: dict[str, images.Manifest] = {}
+        for digest, manifest in found.manifests.items():
+            become[digest] = manifest.rewritten(layers, become)
+
+    layout = write_layout(tmp_path / "layout", [image], index)
+    forms.write_blobs(layout, others)
+    top = json.loads((layout / "index.json").read_bytes())
+    tries = 0
+    for variant in variants(top):
+        forms.write_json(layout / "index.json", variant)
+        tried(layout)
+        tries += 1
+    for content in (index, image.manifest):
+        for variant in variants(json.loads(content.data)):
+            changed = Content(content.media_type, json.dumps(variant).encode())
+            entry = {"schemaVersion": 2, "manifests": [changed.descriptor]}
+            forms.write_json(layout / "index.json", entry)
+            tried(layout, changed)
+            tries += 1
+    for variant in variants(json.loads(image.config.data)):
+        config = Content(image.config.media_type, json.dumps(variant).encode())
+        manifest = json.loads(image.manifest.data)
+        manifest["config"] = config.descriptor
+        changed = Content(image.manifest.media_type, json.dumps(manifest).encode())
+        entry = {"schemaVersion": 2, "manifests": [changed.descriptor]}
+        forms.write_json(layout / "index.json", entry)
+        tried(layout, config, changed)
+        tries += 1
+    assert tries > 700
+
+
+def test_names_move_no_cursor(tmp_path: Path) -> None:
+    several = {"a:1\x1b[2J": IMAGE, "b:1": OTHER}
+    archive = forms.write_tar(tmp_path / "archive.tar", forms.saved(several))
+    said = refusal(archive)
+    assert "a:1?[2J" in said
+    assert said.isprintable()
 
 
 def test_indexes_that_are_too_deep(tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ _LISTED = 50
 
 
 class SourceError(Exception):
-    """There is no such image, or it is broken. The text is a sentence."""
+    """There is no such image, or it is broken. The text is a sentence, in which nothing that a file
+    says can move a terminal's cursor."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("".join(each if each.isprintable() else "?" for each in sentence))
 
 
 class Missing(SourceError):

@@ -30,6 +30,7 @@ class Car:
         except ValueError as error:
             raise SourceError(f"{place} is no CAR file, or a broken one: {error}") from error
         self._payloads: dict[str, bytes] = {}
+        self._read: dict[tuple[str, str], str] = {}
         self._files: dict[str, tuple[str, int]] = {}
 
     def choose(self, reference: str | None) -> Descriptor:
@@ -73,9 +74,12 @@ class Car:
         """Learn where is what a manifest names, from what is derived of it; gives its digest."""
         if depth > _DEPTH:
             raise SourceError(f"The indexes in {self.place} name each other too deep.")
+        if (cid, derived_cid) in self._read:
+            return self._read[cid, derived_cid]
         payload, derived = self._fetch(cid), self._object(derived_cid)
         digest = digests.unpack(digests.of(payload))
         self._payloads[digest] = payload
+        self._read[cid, derived_cid] = digest
         original = _read(payload)
         for name in ("layers", "blobs", "manifests", "config"):
             for each, other in zip(_listed(original, name), _listed(derived, name), strict=False):

@@ -65,8 +65,8 @@ class Manifest:
             if child is not None and child.digest != each["digest"]:
                 each["digest"], each["size"] = child.digest, len(child.payload)
                 changed = True
-            annotations = each.get("annotations") or {}
-            about = manifests.get(annotations.get(_REFERENCE, ""))
+            annotations = _annotations(each)
+            about = manifests.get(str(annotations.get(_REFERENCE)))
             if about is not None and about.digest != annotations[_REFERENCE]:
                 annotations[_REFERENCE] = about.digest
                 changed = True
@@ -155,14 +155,14 @@ class _Reading:
         """The layers that are plain tars. That is so where a layer's digest is what the config has
         for it uncompressed: its media type need not be right (`podman save` writes wrong ones)."""
         config, layers = top.get("config"), top.get("layers")
-        if not layers or not config or config.get("mediaType") not in _CONFIGS:
+        if not layers or not config or str(config.get("mediaType")) not in _CONFIGS:
             return frozenset()
         diff_ids = diff_ids_of(document(self._source, _descriptor(config)))
         if diff_ids is None or len(diff_ids) != len(layers):
             return frozenset()
         found = set()
         for each, diff_id in zip(layers, diff_ids, strict=True):
-            media_type = each.get("mediaType")
+            media_type = str(each.get("mediaType"))
             if media_type in _LAYERS and each["digest"] == diff_id:
                 found.add(diff_id)
             elif media_type in _TAR:
@@ -180,7 +180,7 @@ def _only_one(source: Source, top: Descriptor) -> Descriptor | None:
     children = index.get("manifests") if isinstance(index, dict) else None
     whole = []
     for each in children or ():
-        if _REFERENCE_TYPE in (each.get("annotations") or {}):
+        if _REFERENCE_TYPE in _annotations(each):
             continue
         child = _descriptor(each)
         try:
@@ -194,10 +194,17 @@ def _only_one(source: Source, top: Descriptor) -> Descriptor | None:
 def _platform(source: Source, top: Descriptor, child: Descriptor) -> str:
     for each in json.loads(document(source, top))["manifests"]:
         if each["digest"] == child.digest:
-            platform = each.get("platform") or {}
-            words = [platform.get(name) for name in ("os", "architecture", "variant")]
-            return "/".join(str(word) for word in words if word) or "one platform"
+            platform = each.get("platform")
+            if isinstance(platform, dict):
+                words = [platform.get(name) for name in ("os", "architecture", "variant")]
+                return "/".join(str(word) for word in words if word) or "one platform"
     return "one platform"
+
+
+def _annotations(each: dict[str, Any]) -> dict[str, Any]:
+    """Those of a descriptor, which nobody has checked."""
+    found = each.get("annotations")
+    return found if isinstance(found, dict) else {}
 
 
 def _descriptor(each: dict[str, Any]) -> Descriptor:
