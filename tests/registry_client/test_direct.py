@@ -437,6 +437,20 @@ def test_who_writes_waits_for_the_network(far: Far, sending: Sending, repository
     sender.abort()
 
 
+def test_parts_that_wait_for_a_thread_are_given_up_too(far: Far, repository: str) -> None:
+    far.storage.always["UploadPart"] = Fault(hang=True)
+    with Sending(far.remote, memory=25 * PART) as sending:
+        senders = [Sender(sending, repository) for _ in range(5)]
+        for sender in senders:
+            sender.write([FIRST, FIRST, FIRST, FIRST, b"more"])
+        assert sending.threads._work_queue.qsize() >= 4
+        far.storage.stopped.set()
+        for sender in senders:
+            sender.abort()
+        far.storage.stopped.clear()
+        assert sending.memory.lent == 0
+
+
 def test_senders_that_stall_keep_no_other_waiting(far: Far, repository: str) -> None:
     with Sending(far.remote, memory=2 * PART) as sending:
         stalled = [Sender(sending, repository) for _ in range(4)]
