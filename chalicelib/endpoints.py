@@ -102,25 +102,22 @@ def ready(context: Context, _request: Request) -> Response:
     return Response(503 if problems else 200, [("Content-Type", JSON)], body)
 
 
-def begin_direct(context: Context, request: Request) -> Response:
-    """Begin an upload whose parts go to storage."""
-    from chalicelib.registry import direct
+def _direct(name: str) -> Function:
+    """A function of ``registry.direct``, which most processes need never load."""
 
-    return direct.begin(context, request)
+    def function(context: Context, request: Request) -> Response:
+        from chalicelib.registry import direct
 
+        answered: Response = getattr(direct, name)(context, request)
+        return answered
 
-def direct_upload(context: Context, request: Request) -> Response:
-    """An upload whose parts go to storage."""
-    from chalicelib.registry import direct
-
-    functions = {"POST": direct.more, "PUT": direct.put, "DELETE": uploads.cancel}
-    return functions.get(request.method, direct.status)(context, request)
+    return function
 
 
 _R = "/v2/{repository}"
 _UPLOAD = f"{_R}/blobs/uploads/{{upload}}"
 # Not below /v2, where API Gateway turns away whoever brings no credentials.
-_DIRECT = "/uploads/{repository}/{upload}"
+_SENT = "/uploads/{repository}/{upload}"
 
 # Looked through in this order: what is asked for most comes first.
 ENDPOINTS = (
@@ -145,12 +142,15 @@ ENDPOINTS = (
     Endpoint(("DELETE",), _UPLOAD, uploads.cancel, Permission.PUSH, by_capability=True),
     Endpoint(("GET", "HEAD"), f"{_R}/blobs/{{digest}}", blobs.get, Permission.PULL, waits=True),
     Endpoint(("DELETE",), f"{_R}/blobs/{{digest}}", blobs.delete, Permission.DELETE),
-    Endpoint(("POST",), f"{_R}/_openregistry/uploads/direct", begin_direct, Permission.PUSH,
+    Endpoint(("POST",), f"{_R}/_openregistry/uploads/direct", _direct("begin"), Permission.PUSH,
              Body.BUFFERED, waits=True),
-    Endpoint(("POST", "PUT"), _DIRECT, direct_upload, Permission.PUSH, Body.BUFFERED,
+    Endpoint(("POST",), _SENT, _direct("more"), Permission.PUSH, Body.BUFFERED,
              by_capability=True, waits=True),
-    Endpoint(("GET", "HEAD", "DELETE"), _DIRECT, direct_upload, Permission.PUSH,
+    Endpoint(("PUT",), _SENT, _direct("put"), Permission.PUSH, Body.BUFFERED,
              by_capability=True, waits=True),
+    Endpoint(("GET", "HEAD"), _SENT, _direct("status"), Permission.PUSH, by_capability=True,
+             waits=True),
+    Endpoint(("DELETE",), _SENT, uploads.cancel, Permission.PUSH, by_capability=True),
     Endpoint(("GET", "HEAD"), "/health", health, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/ready", ready, Permission.ANONYMOUS, waits=True),
     Endpoint(("GET",), "/token", token_server.get_token, Permission.ANONYMOUS, waits=True),

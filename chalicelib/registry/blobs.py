@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 
 from chalicelib import digests
 from chalicelib.context import Context
@@ -67,6 +68,17 @@ def get(context: Context, request: Request) -> Response:
         _log.error("storage has lost %s at %s", request.params["digest"], found.key)
         blobs.mark(context.database, digest, context.store.name, found.key, missing=True)
         raise _unknown(request) from None
+
+
+def is_there(context: Context, request: Request, digest: bytes) -> bool:
+    """Whether who would push a blob into the request's repository need not, as HEAD would tell. Its
+    grace is renewed. Raises ``Denied`` where it is blocked."""
+    params = {**request.params, "digest": digests.unpack(digest)}
+    try:
+        _find(context, replace(request, method="HEAD", params=params), digest)
+    except BlobUnknown:
+        return False
+    return True
 
 
 def _source(context: Context, request: Request) -> str:

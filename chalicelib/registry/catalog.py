@@ -11,7 +11,6 @@ _MOST = 10_000
 _DIRECT = {
     "name": "_openregistry",
     "description": "Uploads whose bytes go straight to object storage.",
-    "url": "https://github.com/openregistry/openregistry/blob/main/docs/direct-uploads.md",
     "endpoints": ["_openregistry/uploads/direct"],
 }
 

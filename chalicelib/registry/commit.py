@@ -118,8 +118,7 @@ def reread(context: Context, digest: bytes, staged: Staged) -> Hash:
 
 def clear_now(context: Context, upload_id: str) -> None:
     """Remove what an upload leaves that has ended: an object that lost a race, pieces that were
-    joined.
-    What cannot be removed now goes when the upload expires."""
+    joined. What cannot be removed now goes when the upload expires."""
     try:
         clear(context, upload_id)
     except StorageError:

@@ -10,6 +10,8 @@ a blob when it has been verified: at once where it is small, and else piece by p
 import json
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,13 +32,14 @@ from chalicelib.http import (
 )
 from chalicelib.identity import Subject
 from chalicelib.identity.capabilities import PARAMETER
-from chalicelib.metadata import blobs, direct, jobs, quotas, uploads
+from chalicelib.metadata import direct, jobs, quotas, uploads
 from chalicelib.metadata.blocks import refusal
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.direct import Direct
 from chalicelib.metadata.uploads import Upload
 from chalicelib.registry import blocks
-from chalicelib.registry.commit import clear_now, commit, ended_if_denied
+from chalicelib.registry.blobs import is_there
+from chalicelib.registry.commit import clear_now, commit
 from chalicelib.registry.quotas import told
 from chalicelib.registry.uploads import created
 from chalicelib.registry.verifying import PIECE, Claim
@@ -49,6 +52,8 @@ VERIFY, COMMIT = "direct.verify", "direct.commit"
 _URLS = 100
 _URL_SECONDS = 3600
 _POLLERS = 8
+_OTHER_PARTS = ("EntityTooSmall", "InvalidPart", "InvalidPartOrder", "NoSuchUpload")
+"""How storage says that the parts are not those that it was asked to complete."""
 _HELP_SECONDS = 0.5
 
 
@@ -93,9 +98,11 @@ def begin(context: Context, request: Request) -> Response:
         digests.algorithm(digest) if digest is not None else wanted.algorithm
     )
     _check_size(wanted.size)
+    if len(wanted.states) > parts.most:
+        raise UploadInvalid("There are more states than parts.", {"states": len(wanted.states)})
     told_states = {n: _state(state, algorithm) for n, state in enumerate(wanted.states, 1)}
     repository = request.params["repository"]
-    if digest is not None and blobs.renew(context.database, repository, digest):
+    if digest is not None and is_there(context, request, digest):
         return _answer(200, {"state": "committed", "digest": wanted.digest})
     taken = direct.take_over(
         context.database,
@@ -178,18 +185,18 @@ def put(context: Context, request: Request) -> Response:
         if response := _settle(context, request, upload, found, digest, said):
             return response
     upload, found = _found(context, request)
-    if (upload.state == "cancelled" and found.refusal is None) or upload.digest != digest:
+    if found.refusal is not None:
+        raise RegistryError(**found.refusal)
+    if upload.state == "cancelled" or upload.digest != digest:
         raise _unknown()
     if upload.state == "committing" and found.pieces is None:
         # Here, or in the request before, which was cut.
         _begin_verifying(context, request, upload, found)
         upload, found = _found(context, request)
     if upload.state == "committed":
-        if not blobs.renew(context.database, upload.repository, digest):
+        if not is_there(context, request, digest):
             raise _unknown()
         return created(context, upload.repository, digest)
-    if found.refusal is not None:
-        raise RegistryError(**found.refusal)
     return _told(context, request, upload, found, 202)
 
 
@@ -210,6 +217,16 @@ def offered(context: Context) -> bool:
         and context.settings.downloads in REDIRECTING
         and all(map(digests.resumable, digests.ALGORITHMS))
     )
+
+
+@contextmanager
+def _refused_if_denied(context: Context, request: Request, upload: Upload) -> Iterator[None]:
+    try:
+        with told(context, upload.repository, request.subject):
+            yield
+    except Denied as error:
+        refuse(context, upload, error)
+        raise
 
 
 def refuse(context: Context, upload: Upload, error: RegistryError) -> None:
@@ -289,7 +306,7 @@ def _settle(
             "There is a state at the end of each part but the last.",
             {"parts": asked.parts, "states": len(said.states)},
         )
-    with ended_if_denied(context, request, upload):
+    with _refused_if_denied(context, request, upload):
         blocks.check(refusal(context.database, digest), digest)
         quotas.check(context.database, upload.repository, digest, said.size)
     if said.size <= PIECE:
@@ -315,7 +332,9 @@ def _commit_now(
         refuse(context, upload, error)
         raise
     except Refused as error:
-        raise _changed(context, upload) from error
+        if error.code in _OTHER_PARTS:
+            raise _changed(context, upload) from error
+        raise
 
 
 def _begin_verifying(context: Context, request: Request, upload: Upload, found: Direct) -> None:
@@ -329,7 +348,9 @@ def _begin_verifying(context: Context, request: Request, upload: Upload, found: 
     try:
         context.store.complete(upload.staged)
     except Refused as error:
-        raise _changed(context, upload) from error
+        if error.code in _OTHER_PARTS:
+            raise _changed(context, upload) from error
+        raise
     pieces = len(claim(upload, found).pieces)
 
     def work(transaction: Transaction) -> None:
@@ -384,7 +405,7 @@ def _check_parts(
     if found.size is not None and end > found.size:
         raise SizeInvalid("That is more than the blob has.", {"size": found.size, "end": end})
     if wanted:
-        with ended_if_denied(context, request, upload):
+        with _refused_if_denied(context, request, upload):
             quotas.check(context.database, upload.repository, found.digest, end)
 
 

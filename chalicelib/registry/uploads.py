@@ -33,6 +33,7 @@ from chalicelib.metadata import blobs, quotas, repositories, uploads
 from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.uploads import Upload
 from chalicelib.registry import blocks
+from chalicelib.registry.blobs import is_there
 from chalicelib.registry.commit import clear, commit, ended_if_denied, verify
 from chalicelib.registry.names import checked_name
 from chalicelib.registry.quotas import told
@@ -250,8 +251,8 @@ class _Ending:
             hashing = _resume(upload, digest) if upload.state == "open" else None
             if not commit(context, self._request, upload, digest, upload.staged, hashing):
                 raise _overtaken(context, self._request, upload)
-        elif not blobs.renew(context.database, upload.repository, digest):
-            # It was committed, and deleted or collected since.
+        elif not is_there(context, self._request, digest):
+            # It was committed, and deleted, collected or lost since.
             raise _unknown()
         return created(context, upload.repository, digest)
 

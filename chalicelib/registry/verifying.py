@@ -30,6 +30,7 @@ from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.digests import Hash
 from chalicelib.http import DigestInvalid
+from chalicelib.storage import StorageError
 
 PIECE = 64 << 20
 """About how many bytes a function reads at once: a second's work."""
@@ -75,8 +76,10 @@ def verify(context: Context, claim: Claim, piece: int) -> int:
     left = claim.part_size
     part = parts.start
     start, length = parts.start * claim.part_size, claim.length(parts)
+    unread = length
     with closing(context.store.read(claim.key, start, length)) as body:
         for read in body:
+            unread -= len(read)
             view = memoryview(read)
             while view:
                 taken = min(left, len(view))
@@ -87,6 +90,8 @@ def verify(context: Context, claim: Claim, piece: int) -> int:
                     part, left = part + 1, claim.part_size
                     if part < claim.parts:
                         _check(claim, hashing, part)
+    if unread:
+        raise StorageError("An object ended before its end.")
     if parts.stop == claim.parts and hashing.digest() != claim.digest:
         raise DigestInvalid(
             "The bytes in storage have another digest; this upload has ended, begin another.",

@@ -204,6 +204,7 @@ class Download:
                 self.close()
                 self._body = self._open()
                 continue
+            failures = 0
             self._offset += len(piece)
             yield piece
         self.close()
