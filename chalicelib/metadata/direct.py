@@ -59,7 +59,6 @@ def add(runner: Runner, direct: Direct, hold: int) -> None:
 def take_over(
     runner: Runner,
     repository: str,
-    algorithm: str,
     subject: str,
     *,
     digest: bytes | None,
@@ -73,7 +72,7 @@ def take_over(
     epoch, None where there is none. Of several at once, one gets it."""
     rows = runner.run(
         "WITH found AS (SELECT u.id FROM uploads u JOIN direct_uploads d ON d.upload_id = u.id"
-        " WHERE u.repository = :repository AND u.algorithm = :algorithm AND d.subject = :subject"
+        " WHERE u.repository = :repository AND d.subject = :subject"
         " AND u.state = 'open' AND u.expires_at > now() AND d.held_until < now()"
         " AND (CAST(:size AS bigint) IS NULL OR d.size IS NULL OR d.size = :size)"
         " AND (d.digest = :digest OR EXISTS (SELECT FROM direct_states s"
@@ -84,7 +83,6 @@ def take_over(
         f" UPDATE direct_uploads d SET held_until = {_HELD} FROM taken"
         f" WHERE d.upload_id = taken.id RETURNING {_COLUMNS}, taken.epoch",
         repository=repository,
-        algorithm=algorithm,
         subject=subject,
         digest=digest,
         size=size,

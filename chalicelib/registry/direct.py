@@ -107,7 +107,6 @@ def begin(context: Context, request: Request) -> Response:
     taken = direct.take_over(
         context.database,
         repository,
-        algorithm,
         request.subject.id,
         digest=digest,
         size=wanted.size,
