@@ -60,6 +60,7 @@ class Road:
     bytes: Witness
     """Sees all that goes to the host for uploads, or what goes to storage from here."""
     functions: LambdaRegistry
+    upload_host: Registry | None = None
 
 
 Share = Callable[..., dict[str, str]]
@@ -88,20 +89,24 @@ def settings(share: Share) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def upload_host(settings: dict[str, str], folder: Path) -> Iterator[Registry]:
-    """`openregistry serve`."""
-    server = Registry(folder / "uploads", settings | {"OPENREGISTRY_ACCESS": "accounts"})
-    with stopping(server):
-        yield server.start()
-
-
-@pytest.fixture(scope="module")
-def by_upload_host(settings: dict[str, str], upload_host: Registry, folder: Path) -> Iterator[Road]:
-    """Functions that send uploads to another host."""
-    with closing(Witness(upload_host.host)) as witness:
+def by_upload_host(settings: dict[str, str], folder: Path) -> Iterator[Road]:
+    """Functions that send uploads to another host, which has their settings."""
+    listen = f"127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        witness = stack.enter_context(closing(Witness(listen)))
         upload_url = {"OPENREGISTRY_UPLOAD_URL": f"http://{witness.host}"}
-        with LambdaRegistry(folder / "functions", settings | upload_url) as functions:
-            yield Road(functions.host, witness, functions)
+        functions = LambdaRegistry(folder / "functions", settings | upload_url)
+        of_its_own = {
+            "OPENREGISTRY_ACCESS": "accounts",  # as where other machines reach it
+            "OPENREGISTRY_DATABASE_POOL": "",
+            "OPENREGISTRY_LISTEN": listen,
+            "OPENREGISTRY_WORK": "false",
+        }
+        server = Registry(folder / "uploads", functions.settings | of_its_own)
+        stack.enter_context(stopping(server))
+        server.start()
+        stack.enter_context(functions)
+        yield Road(functions.host, witness, functions, server)
 
 
 @pytest.fixture(scope="module")
@@ -387,17 +392,17 @@ def test_an_upload_host_that_is_down(
         assert image.manifest.digest in digests_in(pulled / "blobs" / "sha256")
 
 
-def test_an_upload_host_that_is_killed_in_the_middle(
-    by_upload_host: Road, upload_host: Registry, skopeo: Skopeo
-) -> None:
+def test_an_upload_host_that_is_killed_in_the_middle(by_upload_host: Road, skopeo: Skopeo) -> None:
     """The client says that the connection was lost, nothing of it is visible, and the same push
     works when the host is back."""
     witness, name = by_upload_host.bytes, f"{by_upload_host.host}/big/killed"
+    server = by_upload_host.upload_host
+    assert server is not None
     skopeo.login(by_upload_host.host)
     before = witness.relayed
     with skopeo.start(f"oci:{skopeo.image.layout}:latest", f"docker://{name}:1") as push:
         wait_until(lambda: witness.relayed - before > BIG // 4, 120, lambda: "some of the layer")
-        upload_host.kill9()
+        server.kill9()
         words, _ = push.communicate(timeout=120)
     try:
         assert push.returncode != 0
@@ -407,7 +412,7 @@ def test_an_upload_host_that_is_killed_in_the_middle(
         assert client.request("HEAD", target).status == 404
         assert client.request("GET", "/v2/big/killed/manifests/1").status == 404
     finally:
-        upload_host.start()
+        server.start()
     skopeo.push(f"{name}:1")
     assert client.request("HEAD", target).status == 307
     assert client.request("GET", "/v2/big/killed/manifests/1").status == 200
