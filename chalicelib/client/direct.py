@@ -371,10 +371,13 @@ class Sender:
         self._abandoned.set()
         if isinstance(self._road, DirectUpload):
             self._sending.let_go(self._road)
+        running = []
         for future, part in self._flight.items():
             if future.cancel():
                 part.release()
-        wait(self._flight, timeout=_LEAVING)
+            else:
+                running.append(future)
+        wait(running, timeout=_LEAVING)
         self._flight = {}
         if self._part is not None:
             self._part.release()

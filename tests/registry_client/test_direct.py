@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from chalicelib.client.direct import MEMORY, Sender, Sending
+from chalicelib.client.ordinary_upload import pieces
 from chalicelib.client.progress import Progress
 from chalicelib.client.remote import Remote, RemoteError
-from chalicelib.storage.parts import BLOCK
+from chalicelib.storage.parts import BLOCK, Memory, Part
+from tests.bench.servers import PEER, DockerRegistry
 from tests.client import sha256, sha512
+from tests.conftest import need
 from tests.hosts.lambda_registry import LambdaRegistry
 from tests.hosts.wire import until
 from tests.images import make_bytes
@@ -444,6 +447,11 @@ def test_parts_that_wait_for_a_thread_are_given_up_too(far: Far, repository: str
         for sender in senders:
             sender.write([FIRST, FIRST, FIRST, FIRST, b"more"])
         assert sending.threads._work_queue.qsize() >= 4
+        lent = sending.memory.lent
+        began = time.monotonic()
+        senders.pop().abort()
+        assert time.monotonic() - began < 10
+        assert sending.memory.lent < lent - 4 * PART // BLOCK
         far.storage.stopped.set()
         for sender in senders:
             sender.abort()
@@ -523,6 +531,35 @@ def test_chunks_are_sent_until_they_are_there(
         is_sent(sending, repository, data)
         assert sending.memory.lent == 0
     assert line.count("PATCH") == (3 if fault.lost else 5)
+
+
+@pytest.fixture
+def another(directory: Path) -> Iterator[FaultyProxy]:
+    """Other people's registry, behind a line with faults. Each Location is good once there, so
+    that it knows an upload no longer once the answer to a chunk was lost."""
+    need(PEER, "docker-registry")
+    server = DockerRegistry(Path(tempfile.mkdtemp(prefix="another-", dir=directory)), None)
+    with stopping(server):
+        server.start()
+        with closing(FaultyProxy(f"http://{server.host}")) as line:
+            yield line
+
+
+def test_another_registry_takes_chunks_after_faults(another: FaultyProxy, repository: str) -> None:
+    data = make_bytes(22 * MIB, 29)
+    another.will("PATCH", None, Fault(reset=3 * MIB), Fault(status=503))
+    with Sending(Remote(another.endpoint)) as sending:
+        is_sent(sending, repository, data)
+        assert sending.memory.lent == 0
+
+
+@pytest.mark.parametrize("start", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_a_part_is_sent_from_any_byte_on(start: int) -> None:
+    data = make_bytes(3 * BLOCK + 5, 30)
+    part = Part(Memory(2 * BLOCK), len(data))  # the rest of it in a file
+    part.fill(memoryview(data), spill=True)
+    assert b"".join(pieces(part, start, threading.Event())) == data[start:]
+    part.release()
 
 
 def test_chunks_go_to_the_host_for_uploads(
