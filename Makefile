@@ -26,8 +26,8 @@ setup: $(VENV)/.installed-tests $(VENV)/.installed-lint ## install everything in
 test: $(VENV)/.installed-tests ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" $(ARGS)
 
-test-long: $(VENV)/.installed-tests ## run the long tests: large layers, stress, clients that are built first
-	$(BIN)/python -m pytest -m long $(ARGS)
+test-long: $(VENV)/.installed-tests ## run the long tests, in two processes: large layers, stress, clients that are built first
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
 
 lint: $(VENV)/.installed-lint ## check style
 	$(BIN)/ruff check .

@@ -157,9 +157,9 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Iterator[Shell]:
         yield shell
 
 
-LONG = {"big-layers.md", "ipfs.md", "lambda.md"}
-"""Pages whose commands take long: layers are large; a node of IPFS is among the programs that are
-built; pip makes a package of all that the functions import."""
+LONG = {"accounts.md", "big-layers.md", "ipfs.md", "jobs.md", "lambda.md"}
+"""Pages whose commands take long: there are many; layers are large; a node of IPFS is among the
+programs that are built; pip makes a package of all that the functions import."""
 
 
 @pytest.mark.timeout(600)

@@ -148,6 +148,7 @@ def test_a_proxy_that_was_ended_goes_on(
     assert is_there(far, repository, data)
 
 
+@pytest.mark.long
 def test_a_proxy_that_was_killed_begins_anew(
     far: Registry, storage: Witness, proxy: Start, repository: str
 ) -> None:
@@ -277,6 +278,7 @@ def test_what_its_client_has_left_is_dropped(
     assert functions.uploads.sending.memory.lent == 0
 
 
+@pytest.mark.long
 def test_memory_is_given_back(functions: Functions, repository: str) -> None:
     for size in (1000, PART + MIB):
         data = make_bytes(size, "given back")

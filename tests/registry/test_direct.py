@@ -159,6 +159,7 @@ def test_a_large_blob_is_verified_by_jobs(
     assert stored(context, repository, sha256(LARGE)) == LARGE
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("piecewise")
 @pytest.mark.parametrize("size", [2 * PART + 1, 3 * PART, 4 * PART, 4 * PART + 1])
 @pytest.mark.parametrize("name", ["sha256", "sha512"])

@@ -283,6 +283,7 @@ def test_two_who_send_the_same_at_once_do_not_meet(
     assert one.skipped == other.skipped == 0
 
 
+@pytest.mark.long
 def test_who_was_overtaken_is_told(far: Far, sending: Sending, repository: str) -> None:
     data = make_bytes(12 * PART, 26)
     late = Sender(sending, repository)

@@ -261,6 +261,7 @@ def test_a_rewritten_index(push: Pusher, registry: Registry, tmp_path: Path) -> 
     assert len(answer.body) == child["size"]
 
 
+@pytest.mark.long
 def test_a_car_file(push: Pusher, serve: Callable[..., Registry], tmp_path: Path) -> None:
     images = [
         make_image((*SIZES, 2_500_000), f"push car {name}", name) for name in ("amd64", "arm")

@@ -683,6 +683,7 @@ def test_damage_is_found_before_the_last_byte_is_given(tmp_path: Path) -> None:
     assert len(b"".join(given)) < len(layer.data)
 
 
+@pytest.mark.long
 def test_gzip_bombs_do_not_fill_memory(tmp_path: Path) -> None:
     """A compressed layer is checked in pieces, however long it becomes."""
     layer = gzip.compress(bytes(512 << 20), 9)
