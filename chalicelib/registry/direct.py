@@ -41,6 +41,7 @@ from chalicelib.registry import blocks
 from chalicelib.registry.blobs import is_there
 from chalicelib.registry.commit import clear_now, commit
 from chalicelib.registry.quotas import told
+from chalicelib.registry.uploads import cancel as cancel_upload
 from chalicelib.registry.uploads import created
 from chalicelib.registry.verifying import PIECE, Claim
 from chalicelib.storage import ClientParts, Refused, Sent, Staged, new_key
@@ -197,6 +198,13 @@ def put(context: Context, request: Request) -> Response:
             raise _unknown()
         return created(context, upload.repository, digest)
     return _told(context, request, upload, found, 202)
+
+
+def cancel(context: Context, request: Request) -> Response:
+    """Give an upload up, unless somebody else has taken it over."""
+    upload, _ = _found(context, request)
+    _hold(context, request, upload, HOLD)
+    return cancel_upload(context, request)
 
 
 def claim(upload: Upload, found: Direct) -> Claim:

@@ -423,7 +423,12 @@ def test_it_goes_on_elsewhere(
     assert upload.began.json["parts"] == [
         {"number": n, "size": PART, "state": told[n]} for n in (1, 2)
     ]
-    for answer in (cut_off.status(), cut_off.urls({3: PART}), cut_off.commit(LARGE)):
+    for answer in (
+        cut_off.status(),
+        cut_off.urls({3: PART}),
+        cut_off.commit(LARGE),
+        cut_off.ask("DELETE", cut_off.location),
+    ):
         assert error(answer) == (409, "BLOB_UPLOAD_INVALID")
     upload.send({n: cut(LARGE)[n] for n in (3, 4, 5)})
     assert upload.commit(LARGE).status == 201
@@ -529,6 +534,12 @@ def test_it_is_cancelled(context: Context, client: CoreClient, repository: str) 
     for answer in (upload.status(), upload.commit(LARGE), upload.ask("DELETE", upload.location)):
         assert error(answer) == (404, "BLOB_UPLOAD_UNKNOWN")
     assert not set(keys_of(context, upload)) & set(context.store.list_staged())
+
+
+def test_it_is_asked_for_by_get_alone(client: CoreClient, repository: str) -> None:
+    """A HEAD must not wait for storage, nor help to verify: hosts take it for a quick one."""
+    upload = Direct(client, repository)
+    assert client.request("HEAD", upload.location).status == 405
 
 
 def test_it_expires(context: Context, client: CoreClient, repository: str) -> None:
