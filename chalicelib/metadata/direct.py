@@ -64,29 +64,35 @@ def take_over(
     digest: bytes | None,
     size: int | None,
     first: bytes | None,
+    most: int,
     seconds: int,
     hold: int,
 ) -> tuple[Direct, int] | None:
     """Take over the newest upload of this subject in a repository that is open, held by nobody, and
-    of the same blob: by its digest, or by the state at the end of its first part. Gives it and its
-    epoch, None where there is none. Of several at once, one gets it."""
+    of the same blob: by its digest, or by the state at the end of its first part; ``most`` of its
+    parts must be enough. It is of this digest and size from now on: what was known before may be
+    another blob's that begins alike. Gives it and its epoch, None where there is none. Of several
+    at once, one gets it."""
     rows = runner.run(
         "WITH found AS (SELECT u.id FROM uploads u JOIN direct_uploads d ON d.upload_id = u.id"
-        " WHERE u.repository = :repository AND d.subject = :subject"
+        " WHERE d.upload_id IN (SELECT upload_id FROM direct_uploads WHERE digest = :digest"
+        " UNION ALL SELECT upload_id FROM direct_states WHERE part = 1 AND state = :first)"
+        " AND u.repository = :repository AND d.subject = :subject"
         " AND u.state = 'open' AND u.expires_at > now() AND d.held_until < now()"
-        " AND (CAST(:size AS bigint) IS NULL OR d.size IS NULL OR d.size = :size)"
-        " AND (d.digest = :digest OR EXISTS (SELECT FROM direct_states s"
-        " WHERE s.upload_id = d.upload_id AND s.part = 1 AND s.state = :first))"
+        " AND (CAST(:size AS bigint) IS NULL OR :size <= d.part_size * :most"
+        " AND (d.size IS NULL OR d.size = :size))"
         " ORDER BY d.digest IS NULL, d.held_until DESC LIMIT 1 FOR UPDATE OF u SKIP LOCKED),"
         f" taken AS (UPDATE uploads u SET epoch = epoch + 1, expires_at = {DEADLINE} FROM found"
         " WHERE u.id = found.id RETURNING u.id, u.epoch)"
-        f" UPDATE direct_uploads d SET held_until = {_HELD} FROM taken"
+        f" UPDATE direct_uploads d SET held_until = {_HELD}, digest = :digest, size = :size"
+        " FROM taken"
         f" WHERE d.upload_id = taken.id RETURNING {_COLUMNS}, taken.epoch",
         repository=repository,
         subject=subject,
         digest=digest,
         size=size,
         first=first,
+        most=most,
         seconds=seconds,
         hold=hold,
     )

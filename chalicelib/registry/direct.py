@@ -112,6 +112,7 @@ def begin(context: Context, request: Request) -> Response:
         digest=digest,
         size=wanted.size,
         first=told_states.get(1),
+        most=parts.most,
         seconds=context.capabilities.seconds,
         hold=HOLD,
     )

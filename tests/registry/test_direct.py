@@ -477,6 +477,31 @@ def test_what_was_more_than_the_end_is_left_out(
     assert stored(context, repository, sha256(data)) == data
 
 
+def test_what_was_known_of_one_is_not_so_of_another(
+    context: Context, client: CoreClient, repository: str
+) -> None:
+    """A longer blob with the same beginning as one whose digest and size were known."""
+    data = LARGE[: 2 * PART + 5]
+    first = Direct(client, repository, digest=sha256(data), size=len(data))
+    first.send({1: cut(LARGE)[1]}, states={1: states(LARGE)[0]})
+    let_go(context)
+    upload = Direct(client, repository, states=states(LARGE)[:1])
+    assert len(upload.began.json["parts"]) == 1
+    upload.send({n: part for n, part in cut(LARGE).items() if n > 1})
+    assert upload.commit(LARGE).status == 201
+    assert stored(context, repository, sha256(LARGE)) == LARGE
+
+
+def test_one_whose_parts_are_too_small_is_not_gone_on_with(
+    context: Context, client: CoreClient, repository: str
+) -> None:
+    told = states(LARGE)[:1]
+    Direct(client, repository, states=told)
+    let_go(context)
+    upload = Direct(client, repository, states=told, size=10_000 * PART + 1)
+    assert upload.began.json["partSize"] > PART
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
