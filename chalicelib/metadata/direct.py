@@ -1,7 +1,7 @@
 """Direct uploads: what an upload has besides, whose parts clients send to object storage."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +135,17 @@ def add_states(runner: Runner, upload_id: str, states: Mapping[int, bytes]) -> N
         id=upload_id,
         parts=list(states),
         states=list(states.values()),
+    )
+
+
+def forget_states(runner: Runner, upload_id: str, parts: Sequence[int]) -> None:
+    """Forget the states at the ends of these parts, which are about to be sent, and perhaps with
+    other bytes. That of the first stays: the upload is found by it, by those who have it too."""
+    runner.run(
+        "DELETE FROM direct_states WHERE upload_id = CAST(:id AS uuid) AND part > 1"
+        " AND part = ANY(CAST(:parts AS integer[]))",
+        id=upload_id,
+        parts=list(parts),
     )
 
 

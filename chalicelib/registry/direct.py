@@ -118,10 +118,11 @@ def begin(context: Context, request: Request) -> Response:
     )
     if taken is None:
         found, epoch = _create(context, request, parts, wanted, digest, algorithm), 1
+        if told_states:
+            direct.add_states(context.database, found.upload_id, told_states)
     else:
+        # Its states are those of the bytes that are there.
         found, epoch = taken
-    if told_states:
-        direct.add_states(context.database, found.upload_id, told_states)
     sent = _sent(context, parts, found) if taken else []
     more = {"state": "open", "partSize": found.part_size, "maxParts": parts.most, "parts": sent}
     return _located(context, repository, found.upload_id, request.subject, epoch, more, 201)
@@ -134,12 +135,15 @@ def more(context: Context, request: Request) -> Response:
     upload, found = _found(context, request)
     if not _hold(context, request, upload, 0 if wanted.release else HOLD):
         raise _unknown()
-    if wanted.states:
-        states = {part: _state(text, upload.algorithm) for part, text in wanted.states.items()}
-        if not all(0 < part <= parts.most for part in states):
-            raise UploadInvalid("There is no such part.", {"states": max(states)})
-        direct.add_states(context.database, upload.id, states)
+    states = {part: _state(text, upload.algorithm) for part, text in wanted.states.items()}
+    if not all(0 < part <= parts.most for part in states):
+        raise UploadInvalid("There is no such part.", {"states": max(states)})
     _check_parts(context, request, upload, found, wanted.parts, parts.most)
+    if wanted.parts:
+        numbers = [part.number for part in wanted.parts]
+        direct.forget_states(context.database, upload.id, numbers)
+    if states:
+        direct.add_states(context.database, upload.id, states)
     seconds = min(_URL_SECONDS, context.capabilities.seconds)
     urls = [
         {
@@ -516,7 +520,7 @@ _Body = TypeVar("_Body", Begin, More, Commit)
 def _decoded(request: Request, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(request.body or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UploadInvalid(
             "The body is not the JSON that docs/direct-uploads.md tells of.", str(error)
         ) from None

@@ -492,6 +492,24 @@ def test_what_was_known_of_one_is_not_so_of_another(
     assert stored(context, repository, sha256(LARGE)) == LARGE
 
 
+def test_only_what_was_sent_is_known(
+    context: Context, client: CoreClient, repository: str
+) -> None:
+    """States are those of the bytes that are there: not those that whoever goes on will send, nor
+    those of bytes that were sent again."""
+    mine, data = states(LARGE), cut(LARGE)[1] + OTHER[PART:]
+    first = Direct(client, repository)
+    first.send({n: cut(LARGE)[n] for n in (1, 2)}, states={1: mine[0], 2: mine[1]})
+    let_go(context)
+    second = Direct(client, repository, states=states(data)[:2])
+    assert second.began.json["parts"][1] == {"number": 2, "size": PART, "state": mine[1]}
+    second.send({2: cut(data)[2]})
+    assert second.status().json["parts"] == [
+        {"number": 1, "size": PART, "state": mine[0]},
+        {"number": 2, "size": PART},
+    ]
+
+
 def test_one_whose_parts_are_too_small_is_not_gone_on_with(
     context: Context, client: CoreClient, repository: str
 ) -> None:
@@ -538,6 +556,12 @@ def test_parts_that_cannot_be(
 ) -> None:
     upload = Direct(client, repository, size=len(LARGE))
     assert error(upload.ask("POST", upload.location, {"parts": parts})) == (400, code)
+
+
+@pytest.mark.parametrize("body", [b'{"digest": "\xff"}', b'{"x": ' + 100_000 * b"["])
+def test_what_is_no_json(client: CoreClient, repository: str, body: bytes) -> None:
+    target = f"/v2/{repository}/_openregistry/uploads/direct"
+    assert error(client.request("POST", target, body)) == (400, "BLOB_UPLOAD_INVALID")
 
 
 def test_parts_are_as_large_as_they_must_be(client: CoreClient, repository: str) -> None:
