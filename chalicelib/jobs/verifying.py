@@ -24,7 +24,7 @@ def piece(context: Context, job: Job) -> Later | None:
         return None
     upload, uploaded = found
     try:
-        length = verify(context, claim(upload, uploaded), job.data["piece"])
+        length = verify(context, claim(upload, uploaded), range(*job.data["parts"]))
     except DigestInvalid as error:
         refuse(context, upload, error)
         return None

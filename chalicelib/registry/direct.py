@@ -363,13 +363,15 @@ def _begin_verifying(context: Context, request: Request, upload: Upload, found: 
         if error.code in _OTHER_PARTS:
             raise _changed(context, upload) from error
         raise
-    pieces = len(claim(upload, found).pieces)
+    # Each says which parts it is: whoever does it may have another opinion of a piece's size.
+    pieces = [
+        {"upload": upload.id, "repository": upload.repository, "parts": [parts.start, parts.stop]}
+        for parts in claim(upload, found).pieces
+    ]
 
     def work(transaction: Transaction) -> None:
-        if direct.begin_verifying(transaction, upload.id, pieces):
-            for piece in range(pieces):
-                data = {"upload": upload.id, "repository": upload.repository, "piece": piece}
-                jobs.add(transaction, VERIFY, data)
+        if direct.begin_verifying(transaction, upload.id, len(pieces)):
+            jobs.add_all(transaction, VERIFY, pieces)
 
     context.database.transaction(work)
     context.wake()

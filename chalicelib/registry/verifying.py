@@ -68,10 +68,9 @@ class Claim:
         return min(parts.stop * self.part_size, self.size) - parts.start * self.part_size
 
 
-def verify(context: Context, claim: Claim, piece: int) -> int:
+def verify(context: Context, claim: Claim, parts: range) -> int:
     """Read a piece of an object, and see that it comes from the state before it to the state or the
     digest after it; gives its length. Raises ``DigestInvalid`` and ``StorageError``."""
-    parts = claim.pieces[piece]
     hashing = _before(claim, parts.start)
     left = claim.part_size
     part = parts.start

@@ -211,10 +211,10 @@ def _verified(context: Context, size: int) -> Iterator[str]:
     context.store.complete(staged)
     claim = _claim(staged, blob)
     whole = _timed(lambda: reread(context, claim.digest, staged))
-    each = [_timed(partial(verify, context, claim, n)) for n in range(len(claim.pieces))]
+    each = [_timed(partial(verify, context, claim, piece)) for piece in claim.pieces]
     with ThreadPoolExecutor(8) as threads:
         together = _timed(
-            lambda: list(threads.map(lambda n: verify(context, claim, n), range(len(each))))
+            lambda: list(threads.map(lambda piece: verify(context, claim, piece), claim.pieces))
         )
     context.store.delete([staged.key])
     gigabytes = size / 1e9

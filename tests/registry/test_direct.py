@@ -320,6 +320,20 @@ def test_racing_commits(context: Context, client: CoreClient, repository: str) -
     assert stored(context, repository, sha256(b"other")) is None
 
 
+@pytest.mark.usefixtures("piecewise")
+def test_pieces_stay_what_they_were(
+    context: Context, client: CoreClient, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with other ideas of a piece's size leaves nothing out."""
+    data = LARGE[: 3 * PART] + OTHER[3 * PART :]
+    upload = Direct(client, repository)
+    upload.send(cut(data))
+    assert upload.commit(data, states=states(LARGE), digest=sha256(LARGE)).status == 202
+    monkeypatch.setattr(verifying, "PIECE", PART)
+    work(context)
+    refused(context, upload, LARGE)
+
+
 def test_racing_commits_of_a_small_one(
     context: Context, client: CoreClient, repository: str
 ) -> None:
@@ -492,9 +506,7 @@ def test_what_was_known_of_one_is_not_so_of_another(
     assert stored(context, repository, sha256(LARGE)) == LARGE
 
 
-def test_only_what_was_sent_is_known(
-    context: Context, client: CoreClient, repository: str
-) -> None:
+def test_only_what_was_sent_is_known(context: Context, client: CoreClient, repository: str) -> None:
     """States are those of the bytes that are there: not those that whoever goes on will send, nor
     those of bytes that were sent again."""
     mine, data = states(LARGE), cut(LARGE)[1] + OTHER[PART:]
