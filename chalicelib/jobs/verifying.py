@@ -13,8 +13,9 @@ from chalicelib.registry.direct import COMMIT, claim, refuse
 from chalicelib.registry.verifying import verify
 from chalicelib.storage import StorageError
 
-PATIENCE = (10, 1, 60)
-"""Tries, and the seconds before the first and at most between them: somebody waits."""
+PATIENCE = (100, 1, 60)
+"""Tries, and the seconds before the first and at most between them: somebody waits, and for longer
+than an upload is kept by default, which a client would have to send once more."""
 
 
 def piece(context: Context, job: Job) -> Later | None:

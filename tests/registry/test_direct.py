@@ -13,12 +13,13 @@ import requests
 from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.digests import Hash
+from chalicelib.http import Denied
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import uploads
 from chalicelib.registry import direct, verifying
 from chalicelib.registry.uploads import expire
-from chalicelib.storage import Refused
+from chalicelib.storage import Refused, StorageError
 from tests.client import Answer, CoreClient, begin, push_blob, sha256, sha512, with_query
 from tests.images import make_bytes
 
@@ -727,6 +728,50 @@ def test_storage_that_refuses_for_now(
         patch.setattr(context.store, "complete", refuse)
         assert upload.commit(LARGE).status == 503
     assert upload.commit(LARGE).status == 201
+
+
+@pytest.mark.usefixtures("piecewise")
+def test_storage_that_is_down_for_long(
+    context: Context, client: CoreClient, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = Direct(client, repository)
+    upload.send(cut(LARGE))
+    assert upload.commit(LARGE).status == 202
+
+    def fail(*_: object) -> None:
+        raise StorageError("Object storage is out of reach.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context.store, "read", fail)
+        for _ in range(40):  # more than half an hour
+            context.database.run("UPDATE jobs SET due_at = now() WHERE kind = 'direct.verify'")
+            work(context)
+    context.database.run("UPDATE jobs SET due_at = now() WHERE kind = 'direct.verify'")
+    work(context)
+    assert upload.commit(LARGE).status == 201
+
+
+def test_a_refusal_that_comes_late(context: Context, client: CoreClient, repository: str) -> None:
+    """What one of two racing requests has made a blob, the other does not refuse; and the first
+    reason stays."""
+    upload = Direct(client, repository)
+    upload.send(cut(LARGE))
+    assert upload.commit(LARGE).status == 201
+    direct.refuse(context, found(context, upload), Denied("You may no longer push."))
+    assert upload.status().json["state"] == "committed"
+    assert stored(context, repository, sha256(LARGE)) == LARGE
+
+    upload = Direct(client, repository)
+    for reason in ("first", "second"):
+        direct.refuse(context, found(context, upload), Denied(reason))
+    assert upload.status().json["error"]["message"] == "first"
+
+
+def found(context: Context, upload: Direct) -> uploads.Upload:
+    upload_id = upload.location.partition("?")[0].rpartition("/")[2]
+    known = uploads.find(context.database, upload_id, upload.repository)
+    assert known is not None
+    return known
 
 
 @pytest.mark.usefixtures("piecewise")
