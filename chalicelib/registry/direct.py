@@ -53,8 +53,10 @@ VERIFY, COMMIT = "direct.verify", "direct.commit"
 _URLS = 100
 _URL_SECONDS = 3600
 _POLLERS = 8
-_OTHER_PARTS = ("EntityTooSmall", "InvalidPart", "InvalidPartOrder", "NoSuchUpload")
-"""How storage says that the parts are not those that it was asked to complete."""
+_OTHER_PARTS = ("EntityTooSmall", "InvalidPart", "InvalidPartOrder")
+"""How storage says that the parts are not those that it was asked to complete. NoSuchUpload is not
+among them: another request may be completing them at this moment, and its object not be seen yet.
+"""
 _HELP_SECONDS = 0.5
 
 

@@ -714,15 +714,20 @@ def test_a_blob_that_is_blocked_or_lost_is_not_there(
     assert stored(context, repository, sha256(lost)) == lost
 
 
+@pytest.mark.parametrize("code", ["AccessDenied", "NoSuchUpload"])
 def test_storage_that_refuses_for_now(
-    context: Context, client: CoreClient, repository: str, monkeypatch: pytest.MonkeyPatch
+    context: Context,
+    client: CoreClient,
+    repository: str,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
 ) -> None:
     """What was sent is kept."""
     upload = Direct(client, repository)
     upload.send(cut(LARGE))
 
     def refuse(_: object) -> None:
-        raise Refused("Object storage answered with 403 AccessDenied.", "AccessDenied")
+        raise Refused(f"Object storage answered with 403 {code}.", code)
 
     with monkeypatch.context() as patch:
         patch.setattr(context.store, "complete", refuse)
