@@ -1,11 +1,13 @@
 """What is asked of every store whose parts clients send themselves."""
 
 import random
+from functools import partial
 
 import pytest
 import requests
 
 from chalicelib.storage import ClientParts, ObjectStore, Refused, new_key
+from chalicelib.storage.s3 import S3Store
 from tests.contract.stores import PART, Kept
 
 PARTS = [random.Random(n).randbytes(PART if n < 3 else 77) for n in range(1, 4)]
@@ -64,6 +66,19 @@ def test_only_those_that_are_named(store: ObjectStore, parts: ClientParts) -> No
     store.complete(staged)
     assert b"".join(store.read(key, 0, PART + 77)) == PARTS[0] + PARTS[2]
     assert store.size(key) == PART + 77
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_more_than_a_page(
+    store: S3Store, parts: ClientParts, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """AWS lists a thousand at once."""
+    key = new_key()
+    upload = parts.begin(key)
+    send(parts, key, upload)
+    s3 = store.client.s3
+    monkeypatch.setattr(s3, "list_parts", partial(s3.list_parts, MaxParts=most))
+    assert [part.number for part in parts.list(key, upload)] == [1, 2, 3]
 
 
 def test_they_are_discarded(store: ObjectStore, parts: ClientParts) -> None:
