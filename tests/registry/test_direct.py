@@ -217,6 +217,20 @@ def refused(context: Context, upload: Direct, data: bytes) -> None:
 
 
 @pytest.mark.usefixtures("piecewise")
+def test_pieces_stay_what_they_were(
+    context: Context, client: CoreClient, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with other ideas of a piece's size leaves nothing out."""
+    data = LARGE[: 3 * PART] + OTHER[3 * PART :]
+    upload = Direct(client, repository)
+    upload.send(cut(data))
+    assert upload.commit(data, states=states(LARGE), digest=sha256(LARGE)).status == 202
+    monkeypatch.setattr(verifying, "PIECE", PART)
+    work(context)
+    refused(context, upload, LARGE)
+
+
+@pytest.mark.usefixtures("piecewise")
 @pytest.mark.parametrize("swapped", [(1, 2), (2, 3), (1, 4), (3, 4)])
 def test_swapped_parts(
     context: Context, client: CoreClient, repository: str, swapped: tuple[int, int]
@@ -319,20 +333,6 @@ def test_racing_commits(context: Context, client: CoreClient, repository: str) -
     work(context)
     assert upload.status().json["state"] in ("committed", "refused")
     assert stored(context, repository, sha256(b"other")) is None
-
-
-@pytest.mark.usefixtures("piecewise")
-def test_pieces_stay_what_they_were(
-    context: Context, client: CoreClient, repository: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker with other ideas of a piece's size leaves nothing out."""
-    data = LARGE[: 3 * PART] + OTHER[3 * PART :]
-    upload = Direct(client, repository)
-    upload.send(cut(data))
-    assert upload.commit(data, states=states(LARGE), digest=sha256(LARGE)).status == 202
-    monkeypatch.setattr(verifying, "PIECE", PART)
-    work(context)
-    refused(context, upload, LARGE)
 
 
 def test_racing_commits_of_a_small_one(
