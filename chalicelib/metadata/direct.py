@@ -200,11 +200,11 @@ def count_verified(transaction: Transaction, upload: Upload, length: int, second
 
 
 def refuse(runner: Runner, upload_id: str, refusal: Mapping[str, Any]) -> None:
-    """Note why an upload becomes no blob, unless it has become one, or that was said before."""
+    """Note why an upload becomes no blob, unless that was said before. It means nothing where
+    another request has made it one meanwhile."""
     runner.run(
-        "UPDATE direct_uploads d SET refusal = CAST(:refusal AS jsonb) FROM uploads u"
-        " WHERE d.upload_id = CAST(:id AS uuid) AND u.id = d.upload_id"
-        " AND u.state <> 'committed' AND d.refusal IS NULL",
+        "UPDATE direct_uploads SET refusal = CAST(:refusal AS jsonb)"
+        " WHERE upload_id = CAST(:id AS uuid) AND refusal IS NULL",
         id=upload_id,
         refusal=json.dumps(refusal),
     )

@@ -192,7 +192,7 @@ def put(context: Context, request: Request) -> Response:
         if response := _settle(context, request, upload, found, digest, said):
             return response
     upload, found = _found(context, request)
-    if found.refusal is not None:
+    if found.refusal is not None and upload.state != "committed":
         raise RegistryError(**found.refusal)
     if upload.state == "cancelled" or upload.digest != digest:
         raise _unknown()
@@ -471,11 +471,11 @@ def _told(
 ) -> Response:
     """What is to be known of an upload that is not open any more."""
     more: dict[str, Any]
-    if found.refusal is not None:
+    if upload.state == "committed" and upload.digest is not None:
+        more = {"state": "committed", "digest": digests.unpack(upload.digest)}
+    elif found.refusal is not None:
         error = {name: value for name, value in found.refusal.items() if name != "status"}
         more = {"state": "refused", "error": error}
-    elif upload.state == "committed" and upload.digest is not None:
-        more = {"state": "committed", "digest": digests.unpack(upload.digest)}
     elif upload.state == "committing":
         more = {
             "state": "verifying",

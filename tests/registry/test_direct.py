@@ -14,6 +14,7 @@ from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.digests import Hash
 from chalicelib.http import Denied
+from chalicelib.identity.open import Open
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import uploads
@@ -692,6 +693,28 @@ def test_a_blocked_digest(context: Context, client: CoreClient, repository: str)
     assert error(late.commit(data)) == (403, "DENIED")
 
 
+@pytest.mark.usefixtures("piecewise")
+def test_whose_right_is_gone(context: Context, client: CoreClient, repository: str) -> None:
+    """It is asked for again when the bytes are verified, by whatever road."""
+
+    class Revoked(Open):
+        def permits(self, *_: object) -> bool:
+            return False
+
+    later = replace(context, access=Revoked(context.database))
+    large, small = Direct(client, repository), Direct(client, repository)
+    large.send(cut(LARGE))
+    assert large.commit(LARGE).status == 202
+    work(later)
+    assert large.status().json["error"]["code"] == "DENIED"
+    small.send(cut(OTHER[: PART + 9]))
+    small.client = CoreClient(later)
+    for _ in range(2):
+        assert error(small.commit(OTHER[: PART + 9])) == (403, "DENIED")
+    for upload in (large, small):
+        assert not set(keys_of(context, upload)) & {key for key, _, _ in context.store.list()}
+
+
 def test_a_blob_that_is_blocked_or_lost_is_not_there(
     context: Context, client: CoreClient, repository: str
 ) -> None:
@@ -764,6 +787,7 @@ def test_a_refusal_that_comes_late(context: Context, client: CoreClient, reposit
     assert upload.commit(LARGE).status == 201
     direct.refuse(context, found(context, upload), Denied("You may no longer push."))
     assert upload.status().json["state"] == "committed"
+    assert upload.commit(LARGE).status == 201
     assert stored(context, repository, sha256(LARGE)) == LARGE
 
     upload = Direct(client, repository)
