@@ -363,6 +363,14 @@ def odd() -> Iterator[Callable[[], OddRegistry]]:
         yield start
 
 
+def test_a_path_arrives_as_clients_write_it(odd: Callable[[], OddRegistry], proxy: Start) -> None:
+    """Not each registry, and what stands before it, takes `%3A` for a colon."""
+    far = odd()
+    path = "/v2/team/a~b/manifests/sha256:" + 64 * "0"
+    HTTPClient(proxy(far.host).host).request("GET", path)
+    assert far.seen[-1][0] == path
+
+
 def test_answers_without_a_length(odd: Callable[[], OddRegistry], proxy: Start) -> None:
     far = odd()
     for size in (0, 100, 3 * MIB):
@@ -456,6 +464,7 @@ def test_a_token_that_expired_before_the_end(
         ({"Host": "[::1]:5001"}, 200),
         ({"Host": "evil.example.org"}, 403),
         ({"Host": "evil.example.org:5001"}, 403),
+        ({"Host": "["}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "none"}, 200),

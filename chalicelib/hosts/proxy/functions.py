@@ -35,6 +35,9 @@ WHOLE = 64 << 10
 """An answer of at most so many bytes is read before it is passed on, and one that does not tell its
 length; what is longer, while it comes."""
 
+_PLAIN = "/:@!$&'()*+,;=~"
+"""What stands in a path as it is (RFC 3986, section 3.3): a digest's colon is written so."""
+
 _UPLOADS = re.compile(r"/v2/(?P<repository>.+)/blobs/uploads/(?P<upload>[^/]*)/?")
 
 
@@ -140,7 +143,7 @@ class Proxy:
         query = "&".join(each for each in parts if not but or each.partition("=")[0] != but)
         return self._remote.send(
             request.method,
-            quote(request.path) + (f"?{query}" if query else ""),
+            quote(request.path, safe=_PLAIN) + (f"?{query}" if query else ""),
             headers=fields.to_registry(request.headers),
             body=request.body,
             authorization=request.headers.get("authorization", ""),
@@ -169,11 +172,19 @@ class Proxy:
         if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise Denied("The proxy answers no other sites.")
         host = request.headers.get("host", "")
-        if not is_ours(host) and urlsplit(f"//{host}").hostname != self._host:
+        if not is_ours(host) and _name(host) != self._host:
             raise Denied(
                 "The proxy answers to localhost, to addresses, and to the name that it listens on.",
                 "name the host by --listen",
             )
+
+
+def _name(host: str) -> str | None:
+    """The name in a Host, where there is one."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 class _Pieces:
