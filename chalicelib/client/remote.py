@@ -57,10 +57,12 @@ _LEAST_SECONDS = 60
 
 
 class RemoteError(Exception):
-    """A registry did not do what it was asked. ``sentence`` quotes its own message; ``status`` is 0
-    where it did not answer, and ``code`` the specification's, or empty."""
+    """A registry did not do what it was asked. ``sentence`` quotes its own message, so that nothing
+    in it moves a terminal's cursor; ``status`` is 0 where it did not answer, and ``code`` the
+    specification's, or empty."""
 
     def __init__(self, sentence: str, status: int = 0, code: str = "", detail: Any = None) -> None:
+        sentence = "".join(each if each.isprintable() else "?" for each in sentence)
         super().__init__(sentence)
         self.sentence = sentence
         self.status = status

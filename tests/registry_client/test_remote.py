@@ -383,6 +383,14 @@ def test_what_servers_say(script: Start, body: bytes, sentence: str, stream: boo
     assert caught.value.status == 400
 
 
+def test_what_servers_say_moves_no_cursor(script: Start) -> None:
+    said = json.dumps({"errors": [{"code": "DENIED", "message": "no\x1b[2J\rpush: done"}]})
+    server = script(lambda asked: (403, {}, said.encode()))
+    with pytest.raises(RemoteError) as caught:
+        Remote(server.host).send("GET", "/v2/").check(200)
+    assert str(caught.value) == f"{server.host} answered 403: DENIED: no?[2J?push: done."
+
+
 def test_something_else_than_json(script: Start) -> None:
     server = script(lambda asked: OK)
     with pytest.raises(RemoteError, match="something else than JSON"):
