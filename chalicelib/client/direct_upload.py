@@ -147,9 +147,9 @@ class DirectUpload:
         return found[1]
 
     def _wanted(self, first: int, size: int | None) -> list[int]:
-        """The parts from one on whose URLs are asked for with it: those that are full, and likely
-        to be sent."""
-        count = self.most_parts if size is None else size // self.part_size
+        """The parts from one on whose URLs are asked for with it: those that are full, and to be
+        sent. Where nobody knows that there are any, none: quotas count what is asked for."""
+        count = 0 if size is None else size // self.part_size
         full = (self.part_size,)
         numbers = range(first, min(first + _BATCH, count + 1))
         return [n for n in numbers if n not in self._urls and self.held.get(n, ())[:1] != full]

@@ -20,6 +20,7 @@ from chalicelib.client.ordinary_upload import pieces
 from chalicelib.client.progress import Progress
 from chalicelib.client.remote import Remote, RemoteError
 from chalicelib.storage.parts import BLOCK, Memory, Part
+from tests.accounts import command
 from tests.bench.servers import PEER, DockerRegistry
 from tests.client import sha256, sha512
 from tests.conftest import need
@@ -129,6 +130,15 @@ def test_every_size_takes_its_road(
     assert far.parts() == (-(-size // PART) if size > PART else 0)
     chunks = len(far.witness.asked("PATCH", repository))
     assert chunks == (1 if 4 * MIB < size <= PART else 0)
+
+
+def test_a_quota_counts_no_more_than_there_is(far: Far, sending: Sending) -> None:
+    """Also where nobody knew how much that would be."""
+    command(far.registry.settings, "quota", "set", "--account", "narrow", "--bytes", "18M")
+    data = make_bytes(2 * PART + 5, 30)
+    is_sent(sending, "narrow/image", data)
+    with pytest.raises(RemoteError, match="The quota of narrow is"):
+        send(sending, "narrow/image", make_bytes(2 * PART, 31))
 
 
 def test_progress_counts_what_is_there(sending: Sending, repository: str) -> None:
