@@ -129,8 +129,9 @@ class Response:
     """One answer. ``headers`` are pairs, since a field may be repeated (``OCI-Tag``, ``Warning``).
 
     A ``FileRegion`` or ``Stream`` body comes with a ``Content-Length`` among the headers (in the
-    harness a ``Stream`` may come without); for ``bytes`` the host adds it where it is missing. An answer to HEAD has the ``Content-Length`` of
-    the answer to GET and an empty body. ``subject`` is who asked, for the host's log.
+    harness a ``Stream`` may come without); for ``bytes`` the host adds it where it is missing. An
+    answer to HEAD has the ``Content-Length`` of the answer to GET and an empty body. ``subject`` is
+    who asked, for the host's log.
     """
 
     status: int

@@ -23,7 +23,7 @@ _BATCH = 8  # parts whose URLs are asked for at once
 _TELL = 5.0  # seconds after which states are told, where no request was made anyway
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0  # seconds
 _POLLERS = 16
-_STANDSTILL = 900.0  # seconds without progress after which verifying is waited for no longer
+_STANDSTILL = 300.0  # seconds without progress after which verifying is waited for no longer
 _ENDING_SECONDS = 300.0  # the answer to a commit may take so long
 _HOPELESS = 3  # attempts that may be refused before a part is given up
 _BUSY = {400, 408, 409, 429, 500, 502, 503, 504}
@@ -147,9 +147,9 @@ class DirectUpload:
         return found[1]
 
     def _wanted(self, first: int, size: int | None) -> list[int]:
-        """The parts from one on whose URLs are asked for with it: those that are full, and to be
-        sent. Where nobody knows that there are any, none: quotas count what is asked for."""
-        count = 0 if size is None else size // self.part_size
+        """The parts from one on whose URLs are asked for with it: those that are full, and likely
+        to be sent."""
+        count = self.most_parts if size is None else size // self.part_size
         full = (self.part_size,)
         numbers = range(first, min(first + _BATCH, count + 1))
         return [n for n in numbers if n not in self._urls and self.held.get(n, ())[:1] != full]
@@ -171,7 +171,7 @@ class DirectUpload:
         finally:
             self._fetching = False
 
-    def _request(self, body: dict[str, object], **options: Any) -> None:
+    def _request(self, body: dict[str, Any], **options: Any) -> None:
         """Ask the Location for something, and tell it the states that are new."""
         with self._lock:
             told = dict(self._untold)
@@ -188,6 +188,9 @@ class DirectUpload:
                     until = began + self._good * 0.9
                     self._urls[part["number"]] = part["size"], part["url"], until
                     self._ahead = max(self._ahead, part["number"])
+                if len(answer.get("parts", ())) < len(body.get("parts", ())):
+                    # More is not allowed: whether that is too little is not known yet.
+                    self._ahead = self.most_parts
             except (KeyError, TypeError):
                 raise _strange(reply) from None
 
@@ -315,7 +318,7 @@ class _Verifying:
             if time.monotonic() - self._moved > _STANDSTILL:
                 raise RemoteError(
                     f"The registry has verified {self._verified} of {self._size} bytes and does not"
-                    " go on. It keeps what was sent: push again later."
+                    " go on: its storage may be down. It goes on by itself; push again later."
                 )
 
     def _going(self, answer: Mapping[str, Any]) -> bool:

@@ -140,9 +140,9 @@ def more(context: Context, request: Request) -> Response:
     states = {part: _state(text, upload.algorithm) for part, text in wanted.states.items()}
     if not all(0 < part <= parts.most for part in states):
         raise UploadInvalid("There is no such part.", {"states": max(states)})
-    _check_parts(context, request, upload, found, wanted.parts, parts.most)
-    if wanted.parts:
-        numbers = [part.number for part in wanted.parts]
+    given = _allowed(context, request, upload, found, wanted.parts, parts.most)
+    if given:
+        numbers = [part.number for part in given]
         direct.forget_states(context.database, upload.id, numbers)
     if states:
         direct.add_states(context.database, upload.id, states)
@@ -153,7 +153,7 @@ def more(context: Context, request: Request) -> Response:
             "size": part.size,
             "url": parts.presign(found.key, found.multipart_id, part.number, part.size, seconds),
         }
-        for part in wanted.parts
+        for part in given
     ]
     return _located(
         context, upload.repository, upload.id, request.subject, upload.epoch,
@@ -398,31 +398,34 @@ def _staged(context: Context, found: Direct, size: int) -> Staged:
     return parts.staged(found.key, found.multipart_id, found.part_size, sent)
 
 
-def _check_parts(
+def _allowed(
     context: Context,
     request: Request,
     upload: Upload,
     found: Direct,
     wanted: list[Part],
     most: int,
-) -> None:
-    """Refuse URLs for what can be no part of this upload, or is more than the quota allows."""
+) -> list[Part]:
+    """The parts whose URLs are given: of those that are asked for, all that the quota allows, which
+    may not need the last of them. Refuses what can be no part of this upload, and where the quota
+    does not even allow the first."""
     if len(wanted) > _URLS:
         raise UploadInvalid(f"URLs are given for {_URLS} parts at once.", {"parts": len(wanted)})
-    end = 0
+    ends = [(part.number - 1) * found.part_size + part.size for part in wanted]
     for part in wanted:
-        end = max(end, (part.number - 1) * found.part_size + part.size)
         if not (0 < part.number <= most and 0 < part.size <= found.part_size):
             raise UploadInvalid(
                 f"Parts are numbered from 1 to {most}, and have {found.part_size} bytes or, the"
                 " last one, fewer.",
                 {"number": part.number, "size": part.size},
             )
-    if found.size is not None and end > found.size:
-        raise SizeInvalid("That is more than the blob has.", {"size": found.size, "end": end})
-    if wanted:
-        with _refused_if_denied(context, request, upload):
-            quotas.check(context.database, upload.repository, found.digest, end)
+    if not wanted:
+        return []
+    if found.size is not None and max(ends) > found.size:
+        raise SizeInvalid("That is more than the blob has.", {"size": found.size, "end": max(ends)})
+    with _refused_if_denied(context, request, upload):
+        limit = quotas.check(context.database, upload.repository, found.digest, min(ends))
+    return [part for part, end in zip(wanted, ends, strict=True) if limit is None or end <= limit]
 
 
 def _found(context: Context, request: Request) -> tuple[Upload, Direct]:

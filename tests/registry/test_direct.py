@@ -658,7 +658,8 @@ def test_a_quota(context: Context, client: CoreClient, repository: str) -> None:
     target = f"{namespace}/image"
     assert error(Direct(client, target, size=4 * PART).began) == (403, "DENIED")
     upload = Direct(client, target)
-    assert upload.urls({3: PART}).status == 200
+    given = upload.urls({2: PART, 3: PART, 4: PART, 5: 1})
+    assert [part["number"] for part in given.json["parts"]] == [2, 3]
     refused = upload.urls({4: 1})
     assert error(refused) == (403, "DENIED")
     assert refused.json["errors"][0]["detail"]["quota"]
