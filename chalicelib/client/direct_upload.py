@@ -22,6 +22,7 @@ ENDPOINT = "_openregistry/uploads/direct"
 _BATCH = 8  # parts whose URLs are asked for at once
 _TELL = 5.0  # seconds after which states are told, where no request was made anyway
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0  # seconds
+_FIRST = 8  # URLs that come with an upload, where they are for parts that may be sent
 _POLLERS = 16
 _STANDSTILL = 300.0  # seconds without progress after which verifying is waited for no longer
 _ENDING_SECONDS = 300.0  # the answer to a commit may take so long
@@ -60,9 +61,11 @@ class DirectUpload:
         """Whether the registry takes no more parts of it."""
         reply = ask("POST", f"/v2/{repository}/{ENDPOINT}", **_json(wishes))
         answer = reply.check(200, 201).json()
-        if reply.status == 200:
-            raise Committed
         try:
+            if reply.status == 200:
+                if answer["state"] == "verifying":
+                    self._wait_for_another(wishes, answer, reply)
+                raise Committed
             self.location = urljoin(reply.url, answer["location"])
             self.part_size = int(answer["partSize"])
             self.most_parts = int(answer["maxParts"])
@@ -73,6 +76,7 @@ class DirectUpload:
                 for part in answer["parts"]
             }
             """The parts that storage has: their size, and their state where it was told."""
+            self._keep_urls(answer.get("urls", ()), _FIRST)
         except (KeyError, TypeError, ValueError):
             raise _strange(reply) from None
         if self.part_size <= 0 or self.part_size % 128:
@@ -184,15 +188,19 @@ class DirectUpload:
             self._confirmed = began
             self._untold = {n: s for n, s in self._untold.items() if told.get(n) != s}
             try:
-                for part in answer.get("parts", ()):
-                    until = began + self._good * 0.9
-                    self._urls[part["number"]] = part["size"], part["url"], until
-                    self._ahead = max(self._ahead, part["number"])
-                if len(answer.get("parts", ())) < len(body.get("parts", ())):
-                    # More is not allowed: whether that is too little is not known yet.
-                    self._ahead = self.most_parts
+                self._keep_urls(answer.get("parts", ()), len(body.get("parts", ())))
             except (KeyError, TypeError):
                 raise _strange(reply) from None
+
+    def _keep_urls(self, parts: Sequence[Mapping[str, Any]], most: int) -> None:
+        """Remember where parts are put, as of the last answer, which had ``most`` at most."""
+        until = self._confirmed + self._good * 0.9
+        for part in parts:
+            self._urls[part["number"]] = part["size"], part["url"], until
+            self._ahead = max(self._ahead, part["number"])
+        if len(parts) < most:
+            # No more may be needed, or be allowed: whoever needs one asks for it.
+            self._ahead = self.most_parts
 
     def _heard(self, reply: Reply) -> dict[str, Any]:
         """What an answer says, and how it goes on."""
@@ -257,6 +265,14 @@ class DirectUpload:
             raise _explained(reply.error())
         self.over = True
         _Verifying(self, digest, size, bar).wait(self._heard(reply.check(202)), reply)
+
+    def _wait_for_another(
+        self, wishes: Mapping[str, Any], answer: Mapping[str, Any], reply: Reply
+    ) -> None:
+        """Wait until what was sent before, by a client that has left, is verified."""
+        self.location = urljoin(reply.url, answer["location"])
+        self._good, self.over = float(answer["expiresIn"]), True
+        _Verifying(self, str(wishes["digest"]), int(answer["size"]), None).wait(answer, reply)
 
     def ask_state(self) -> tuple[dict[str, Any], Reply]:
         """How far it is. Raises ``RemoteError``."""

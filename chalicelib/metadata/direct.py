@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chalicelib.metadata import uploads
 from chalicelib.metadata.database import Runner, Transaction
 from chalicelib.metadata.uploads import DEADLINE, Upload
 
@@ -159,13 +160,33 @@ def states(runner: Runner, upload_id: str) -> dict[int, bytes]:
     )
 
 
-def settle(runner: Runner, upload_id: str, size: int, states: bytes) -> None:
+def committing(
+    runner: Runner, repository: str, subject: str, digest: bytes
+) -> tuple[Upload, Direct] | None:
+    """An upload of this subject in a repository that it has committed with this digest, and that is
+    not verified yet."""
+    rows = runner.run(
+        "SELECT CAST(u.id AS text) FROM direct_uploads d JOIN uploads u ON u.id = d.upload_id"
+        " WHERE d.digest = :digest AND d.subject = :subject AND u.repository = :repository"
+        " AND u.digest = :digest AND u.state = 'committing' AND u.expires_at > now()"
+        " AND d.refusal IS NULL ORDER BY u.expires_at DESC LIMIT 1",
+        repository=repository,
+        subject=subject,
+        digest=digest,
+    )
+    upload = uploads.find(runner, rows[0][0], repository) if rows else None
+    found = find(runner, upload.id) if upload is not None else None
+    return None if upload is None or found is None else (upload, found)
+
+
+def settle(runner: Runner, upload_id: str, digest: bytes, size: int, states: bytes) -> None:
     """Keep what a commit has said. The states that were told before are not needed any more."""
     runner.run(
         "WITH old AS (DELETE FROM direct_states WHERE upload_id = CAST(:id AS uuid))"
-        " UPDATE direct_uploads SET size = :size, states = :states"
+        " UPDATE direct_uploads SET digest = :digest, size = :size, states = :states"
         " WHERE upload_id = CAST(:id AS uuid)",
         id=upload_id,
+        digest=digest,
         size=size,
         states=states,
     )

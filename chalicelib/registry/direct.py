@@ -50,7 +50,7 @@ HOLD = 60
 """Seconds for which an upload belongs to who has made the last request of it."""
 VERIFY, COMMIT = "direct.verify", "direct.commit"
 """Kinds of jobs: a piece is to be verified; all were."""
-_URLS = 100
+_URLS, _FIRST_URLS = 100, 8
 _URL_SECONDS = 3600
 _POLLERS = 8
 _OTHER_PARTS = ("EntityTooSmall", "InvalidPart", "InvalidPartOrder")
@@ -107,6 +107,8 @@ def begin(context: Context, request: Request) -> Response:
     repository = request.params["repository"]
     if digest is not None and is_there(context, request, digest):
         return _answer(200, {"state": "committed", "digest": wanted.digest})
+    if digest is not None and (response := _being_verified(context, request, digest)):
+        return response
     taken = direct.take_over(
         context.database,
         repository,
@@ -126,7 +128,13 @@ def begin(context: Context, request: Request) -> Response:
         # Its states are those of the bytes that are there.
         found, epoch = taken
     sent = _sent(context, parts, found) if taken else []
-    more = {"state": "open", "partSize": found.part_size, "maxParts": parts.most, "parts": sent}
+    more = {
+        "state": "open",
+        "partSize": found.part_size,
+        "maxParts": parts.most,
+        "parts": sent,
+        "urls": _first_urls(context, repository, parts, found, {part["number"] for part in sent}),
+    }
     return _located(context, repository, found.upload_id, request.subject, epoch, more, 201)
 
 
@@ -146,15 +154,7 @@ def more(context: Context, request: Request) -> Response:
         direct.forget_states(context.database, upload.id, numbers)
     if states:
         direct.add_states(context.database, upload.id, states)
-    seconds = min(_URL_SECONDS, context.capabilities.seconds)
-    urls = [
-        {
-            "number": part.number,
-            "size": part.size,
-            "url": parts.presign(found.key, found.multipart_id, part.number, part.size, seconds),
-        }
-        for part in given
-    ]
+    urls = [_url(context, parts, found, part.number, part.size) for part in given]
     return _located(
         context, upload.repository, upload.id, request.subject, upload.epoch,
         {"state": "open", "parts": urls},
@@ -287,6 +287,47 @@ def _create(
     return found
 
 
+def _being_verified(context: Context, request: Request, digest: bytes) -> Response | None:
+    """What is so of an upload that was sent whole before, by a client that did not wait."""
+    repository, subject = request.params["repository"], request.subject
+    pair = direct.committing(context.database, repository, subject.id, digest)
+    if pair is None:
+        return None
+    upload, found = pair
+    if found.pieces is None:
+        _begin_verifying(context, request, upload, found)
+        upload, found = _found_by(context, upload.id, repository)
+    return _told(context, request, upload, found)
+
+
+def _first_urls(
+    context: Context, repository: str, parts: ClientParts, found: Direct, there: set[int]
+) -> list[dict[str, Any]]:
+    """URLs of the first parts that are to be sent, as far as the quota allows."""
+    limit = quotas.check(context.database, repository, found.digest, 0)
+    urls: list[dict[str, Any]] = []
+    for number in range(1, parts.most + 1):
+        start = (number - 1) * found.part_size
+        size = found.part_size
+        if found.size is not None:
+            size = min(size, found.size - start)
+        allowed = limit is None or start + size <= limit
+        if size <= 0 or not allowed or len(urls) == _FIRST_URLS:
+            break
+        if number not in there:
+            urls.append(_url(context, parts, found, number, size))
+    return urls
+
+
+def _url(
+    context: Context, parts: ClientParts, found: Direct, number: int, size: int
+) -> dict[str, Any]:
+    """A part, and where it is put."""
+    seconds = min(_URL_SECONDS, context.capabilities.seconds)
+    url = parts.presign(found.key, found.multipart_id, number, size, seconds)
+    return {"number": number, "size": size, "url": url}
+
+
 def _help(context: Context) -> None:
     """Do a share of what has to be done to verify uploads: whoever waits for it lends a function,
     where workers are asleep, or busy with other things."""
@@ -330,7 +371,7 @@ def _settle(
     def work(transaction: Transaction) -> None:
         seconds = context.capabilities.seconds
         if uploads.settle(transaction, upload, digest, staged, False, seconds):
-            direct.settle(transaction, upload.id, said.size, states)
+            direct.settle(transaction, upload.id, digest, said.size, states)
 
     context.database.transaction(work)
     return None
@@ -429,7 +470,10 @@ def _allowed(
 
 
 def _found(context: Context, request: Request) -> tuple[Upload, Direct]:
-    upload_id, repository = request.params["upload"], request.params["repository"]
+    return _found_by(context, request.params["upload"], request.params["repository"])
+
+
+def _found_by(context: Context, upload_id: str, repository: str) -> tuple[Upload, Direct]:
     upload = uploads.find(context.database, upload_id, repository)
     found = None if upload is None else direct.find(context.database, upload_id)
     if upload is None or found is None:

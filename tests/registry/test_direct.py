@@ -451,6 +451,49 @@ def test_it_goes_on_elsewhere(
     assert stored(context, repository, sha256(LARGE)) == LARGE
 
 
+def test_it_begins_with_urls(context: Context, client: CoreClient, repository: str) -> None:
+    data = LARGE[: 2 * PART + 5]
+    upload = Direct(client, repository, size=len(data), digest=sha256(data))
+    urls = upload.began.json["urls"]
+    assert [(part["number"], part["size"]) for part in urls] == [(1, PART), (2, PART), (3, 5)]
+    for part in urls:
+        body = cut(data)[part["number"]]
+        assert requests.put(part["url"], body, timeout=30).status_code == 200
+    assert upload.ask("POST", upload.location, {"release": True}).status == 200
+    again = Direct(client, repository, size=len(data), digest=sha256(data))
+    assert len(again.began.json["parts"]) == 3
+    assert again.began.json["urls"] == []
+    assert again.commit(data).status == 201
+    unknown = Direct(client, repository).began.json["urls"]
+    assert [(part["number"], part["size"]) for part in unknown] == [(n, PART) for n in range(1, 9)]
+
+
+@pytest.mark.usefixtures("piecewise")
+@pytest.mark.parametrize("died", [False, True])
+def test_who_left_while_it_was_verified(
+    context: Context,
+    client: CoreClient,
+    repository: str,
+    monkeypatch: pytest.MonkeyPatch,
+    died: bool,
+) -> None:
+    """Or the registry did: nothing is sent again."""
+    data = make_bytes(2 * PART + 9, f"left {died}")
+    upload = Direct(client, repository)
+    upload.send(cut(data))
+    with monkeypatch.context() as patch:
+        if died:
+            patch.setattr(direct, "_begin_verifying", _die)
+        assert upload.commit(data).status == (500 if died else 202)
+    elsewhere = Direct(client, repository + "/other", digest=sha256(data)).began
+    assert elsewhere.json["state"] == "open"
+    again = Direct(client, repository, digest=sha256(data))
+    assert (again.began.status, again.began.json["state"]) == (200, "verifying")
+    work(context)
+    assert again.status().json["state"] == "committed"
+    assert stored(context, repository, sha256(data)) == data
+
+
 def test_it_is_let_go_of(client: CoreClient, repository: str) -> None:
     first = Direct(client, repository, digest=sha256(LARGE))
     first.send({1: cut(LARGE)[1]})
@@ -658,6 +701,7 @@ def test_a_quota(context: Context, client: CoreClient, repository: str) -> None:
     target = f"{namespace}/image"
     assert error(Direct(client, target, size=4 * PART).began) == (403, "DENIED")
     upload = Direct(client, target)
+    assert [part["number"] for part in upload.began.json["urls"]] == [1, 2, 3]
     given = upload.urls({2: PART, 3: PART, 4: PART, 5: 1})
     assert [part["number"] for part in given.json["parts"]] == [2, 3]
     refused = upload.urls({4: 1})

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.client.direct import MEMORY, Sender, Sending
+from chalicelib.client.direct_upload import ENDPOINT
 from chalicelib.client.ordinary_upload import pieces
 from chalicelib.client.progress import Progress
 from chalicelib.client.remote import Remote, RemoteError
@@ -27,6 +28,7 @@ from tests.conftest import need
 from tests.hosts.lambda_registry import LambdaRegistry
 from tests.hosts.wire import until
 from tests.images import make_bytes
+from tests.registry_client.script import Answer, Asked, Script
 from tests.registry_client.sending import content
 from tests.servers import S3, Postgres, Registry, stopping
 from tests.storage.faults import Fault, FaultyProxy
@@ -263,6 +265,26 @@ def test_an_upload_that_was_cut_goes_on(
         assert bar.done == len(data)
     assert far.parts() == (len(data) - sender.skipped) // PART
     assert bytes_of(sending, repository, sha256(data)) == data
+
+
+def test_what_is_being_verified_already_is_waited_for() -> None:
+    """Its client has left; nothing is sent again."""
+    data = make_bytes(PART + 1, 40)
+    states = iter(["verifying", "committed"])
+
+    def answer(asked: Asked) -> Answer:
+        state = {"location": "/uploads/image/1", "expiresIn": 60, "size": len(data), "verified": 0}
+        if asked.path.endswith("/discover"):
+            extension = {"name": "_openregistry", "endpoints": [ENDPOINT]}
+            return 200, {}, json.dumps({"extensions": [extension]}).encode()
+        if asked.path.endswith(ENDPOINT):
+            return 200, {}, json.dumps({**state, "state": "verifying"}).encode()
+        assert (asked.method, asked.path) == ("GET", "/uploads/image/1")
+        return 200, {}, json.dumps({**state, "state": next(states)}).encode()
+
+    with closing(Script(answer)) as server, Sending(Remote(server.url)) as sending:
+        assert send(sending, "image", data, digest=sha256(data), size=len(data)) == sha256(data)
+        assert next(states, None) is None
 
 
 def test_other_bytes_with_the_same_beginning_become_what_they_are(
