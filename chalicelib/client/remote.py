@@ -211,8 +211,9 @@ class Remote:
     def close(self) -> None:
         """No further attempt begins, on whatever thread, and answers that come are broken off."""
         self._closed.set()
-        while self._live:
-            response = self._live.pop()
+        # Others take theirs away meanwhile.
+        for response in list(self._live):
+            self._live.discard(response)
             with suppress(OSError, ValueError, RuntimeError):
                 response.shutdown()
         for pool in self._pools.values():

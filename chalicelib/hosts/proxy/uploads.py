@@ -391,4 +391,5 @@ def _asked(act: Callable[[], _T]) -> _T:
     except RemoteError as error:
         raise to_error(error) from error
     except StorageError as error:
+        _log.warning("%s", error)
         raise Unavailable(str(error)) from error
