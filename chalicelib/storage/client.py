@@ -192,19 +192,19 @@ class Download:
         self._body = self._open()
 
     def __iter__(self) -> Iterator[bytes]:
-        failures = 0
+        failures, opened = 0, self._offset
         while self._offset < self._end:
             try:
                 piece = self._body.read(min(self._end - self._offset, _PIECE))
             except _ERRORS as error:
-                failures += 1
+                # What breaks after it has brought something has not failed for good.
+                failures = failures + 1 if self._offset - opened < _PIECE else 1
                 if failures == ATTEMPTS:
                     raise self._client.problem(error) from error
                 _log.info("going on at byte %d: %s", self._offset, error)
                 self.close()
-                self._body = self._open()
+                self._body, opened = self._open(), self._offset
                 continue
-            failures = 0
             self._offset += len(piece)
             yield piece
         self.close()

@@ -85,7 +85,9 @@ def test_the_catalog(client: Client, repository: str) -> None:
 def test_extensions(client: Client, repository: str) -> None:
     for path in ("/v2/_oci/ext/discover", f"/v2/{repository}/_oci/ext/discover"):
         answer = client.request("GET", path)
-        assert (answer.status, answer.json) == (200, {"extensions": []})
+        assert answer.status == 200
+        # Where storage takes parts from clients there is one (tests/registry/test_direct.py).
+        assert {each["name"] for each in answer.json["extensions"]} <= {"_openregistry"}
 
 
 def test_the_version(client: Client) -> None:
