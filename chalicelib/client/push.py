@@ -20,11 +20,11 @@ from typing import IO, Any, Literal
 from urllib.parse import quote
 
 from chalicelib.client.compression import compress
-from chalicelib.client.direct import Sender, Sending
 from chalicelib.client.ledger import Ledger
 from chalicelib.client.names import Reference
 from chalicelib.client.progress import Progress
 from chalicelib.client.remote import Remote, RemoteError, Reply
+from chalicelib.client.sending import Sender, Sending
 from chalicelib.client.sources import PIECE, Descriptor, Source, SourceError, verified
 from chalicelib.client.sources.images import Blob, Image, Manifest
 from chalicelib.http import Piece

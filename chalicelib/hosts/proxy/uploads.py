@@ -12,10 +12,10 @@ from functools import partial
 from typing import TypeVar
 
 from chalicelib import digests
-from chalicelib.client.direct import Sender, Sending
 from chalicelib.client.ordinary_upload import with_query
 from chalicelib.client.progress import Bar, Progress
 from chalicelib.client.remote import Remote, RemoteError, Reply
+from chalicelib.client.sending import Sender, Sending
 from chalicelib.hosts.proxy import fields
 from chalicelib.http import (
     Piece,

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from chalicelib.client.direct import MEMORY, Sender, Sending
 from chalicelib.client.direct_upload import ENDPOINT
 from chalicelib.client.ordinary_upload import pieces
 from chalicelib.client.progress import Progress
 from chalicelib.client.remote import Remote, RemoteError
+from chalicelib.client.sending import MEMORY, Sender, Sending
 from chalicelib.storage.parts import BLOCK, Memory, Part
 from tests.accounts import command
 from tests.bench.servers import PEER, DockerRegistry
@@ -29,7 +29,7 @@ from tests.hosts.lambda_registry import LambdaRegistry
 from tests.hosts.wire import until
 from tests.images import make_bytes
 from tests.registry_client.script import Answer, Asked, Script
-from tests.registry_client.sending import content
+from tests.registry_client.sender import content
 from tests.servers import S3, Postgres, Registry, stopping
 from tests.storage.faults import Fault, FaultyProxy
 from tests.witness import Witness
@@ -400,7 +400,7 @@ def test_cancelling_removes_what_was_sent(far: Far, sending: Sending, repository
 
 def program(far: Far, repository: str, seed: int, count: int, seconds: float) -> list[str]:
     words = [far.witness.host, repository, str(seed), str(count), str(seconds)]
-    return [sys.executable, "-m", "tests.registry_client.sending", *words]
+    return [sys.executable, "-m", "tests.registry_client.sender", *words]
 
 
 @pytest.mark.long

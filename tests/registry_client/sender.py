@@ -1,4 +1,4 @@
-"""A process that sends one blob: ``python -m tests.registry_client.sending HOST REPOSITORY SEED
+"""A process that sends one blob: ``python -m tests.registry_client.sender HOST REPOSITORY SEED
 MIB SECONDS`` waits so long after each MiB and prints how many bytes it did not send again, its
 digest, and the most MiB of memory that it had."""
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chalicelib.client.direct import Sender, Sending
 from chalicelib.client.remote import Remote
+from chalicelib.client.sending import Sender, Sending
 from tests.images import make_bytes
 
 MIB = 1 << 20
