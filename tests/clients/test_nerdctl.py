@@ -1,6 +1,7 @@
 """nerdctl pulls images from IPFS alone, while the registry that has put them there is stopped."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,8 +22,9 @@ SIZES = (1000, 0, 3_000_000)
 
 
 @pytest.fixture
-def containerd(directory: Path, tmp_path: Path) -> Iterator[Containerd]:
-    server = Containerd(tmp_path / "containerd")
+def containerd(directory: Path) -> Iterator[Containerd]:
+    # Its sockets lie there: paths of tests are too long.
+    server = Containerd(Path(tempfile.mkdtemp(prefix="nerdctl-", dir=directory)))
     with stopping(server):
         yield server.start()
 

@@ -1,6 +1,7 @@
 """Clients that know nothing of direct uploads push large layers through the proxy, into a registry
 that is nothing but functions behind API Gateway."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,13 +48,14 @@ def test_skopeo(near: Proxy, tmp_path: Path) -> None:
         assert (pulled / blob.digest.partition(":")[2]).read_bytes() == blob.data
 
 
-def test_podman(near: Proxy, tmp_path: Path) -> None:
+def test_podman(near: Proxy, directory: Path, tmp_path: Path) -> None:
     need("podman", "podman")
     name = f"{near.host}/proxied/podman:1"
     image = make_image(SIZES, "podman through the proxy")
     archive = write_docker_archive(tmp_path / "image.tar", image, name)
     auth = str(tmp_path / "auth.json")
-    storage = (f"--root={tmp_path / 'root'}", f"--runroot={tmp_path / 'run'}")
+    home = Path(tempfile.mkdtemp(prefix="p-", dir=directory))  # it takes no long path
+    storage = (f"--root={home / 'root'}", f"--runroot={home / 'run'}")
 
     def podman(*words: str | Path) -> str:
         return run(
