@@ -293,6 +293,7 @@ def _being_verified(context: Context, request: Request, digest: bytes) -> Respon
     pair = direct.committing(context.database, repository, subject.id, digest)
     if pair is None:
         return None
+    blocks.check(refusal(context.database, digest), digest)
     upload, found = pair
     if found.pieces is None:
         _begin_verifying(context, request, upload, found)

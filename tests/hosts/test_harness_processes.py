@@ -52,7 +52,9 @@ def alive(pid: int) -> bool:
 
 def test_workers_share_the_connections(program: Program) -> None:
     """A client with many connections has all processors at work for it."""
-    assert len(program.workers()) == 2
+    for _ in until():  # one may serve before there is another
+        if len(program.workers()) == 2:
+            break
     for _ in range(5):
         wires = [Wire(program.port) for _ in range(32)]
         counts = Counter(wire.get("/a").json()["worker"] for wire in wires)

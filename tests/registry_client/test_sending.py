@@ -20,6 +20,7 @@ from chalicelib.client.ordinary_upload import pieces
 from chalicelib.client.progress import Progress
 from chalicelib.client.remote import Remote, RemoteError
 from chalicelib.client.sending import MEMORY, Sender, Sending
+from chalicelib.digests import Hash
 from chalicelib.storage.parts import BLOCK, Memory, Part
 from tests.accounts import command
 from tests.bench.servers import PEER, DockerRegistry
@@ -367,13 +368,17 @@ def test_bytes_in_storage_that_are_not_what_was_said_are_refused_and_sent_anew(
     for _ in until():
         if sending.memory.lent == 1:  # that of the last byte
             break
-    # Somebody who has a URL writes something else over the second part.
-    location = far.witness.asked("POST", f"/uploads/{repository}")[0]
-    wanted = json.dumps({"parts": [{"number": 2, "size": PART}]}).encode()
-    url = far.remote.send("POST", location, body=wanted).json()["parts"][0]["url"]
+    # Somebody who has a URL writes something else over the second part, and tells the same state.
     sender.abort()
+    location = far.witness.asked("POST", f"/uploads/{repository}")[0]
+    hashing = Hash()
+    hashing.update(data[: 2 * PART])
+    told = hashing.words().hex()
+    wanted = json.dumps({"parts": [{"number": 2, "size": PART}], "states": {"2": told}}).encode()
+    url = far.remote.send("POST", location, body=wanted).json()["parts"][0]["url"]
     time.sleep(1.1)  # SeaweedFS tells by the second which of two is the newer
     far.remote.send("PUT", url, body=make_bytes(PART, 15)).check(200)
+    far.remote.send("POST", location, body=b'{"release": true}').check(200)
     far.forget()
     with pytest.raises(RemoteError) as caught:
         send(sending, repository, data)
