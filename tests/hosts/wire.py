@@ -38,9 +38,11 @@ class Wire:
         port: int,
         timeout: float = 20,
         tls: ssl.SSLContext | None = None,
-        address: str = "127.0.0.1",
+        address: str = "",
     ) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout, (address, 0))
+        # Bound only where it must be: a port that is bound is not used again for a minute.
+        source = (address, 0) if address else None
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout, source)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._read = b""
