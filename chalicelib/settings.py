@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from chalicelib.folders import sync_folder
+
 PREFIX = "OPENREGISTRY_"
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -622,11 +624,7 @@ def secret_key(settings: Settings) -> str:
                 path.hardlink_to(name)
         finally:
             Path(name).unlink()
-        folder = os.open(settings.data_dir, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(settings.data_dir)
         return _read_key(path)
     except OSError as error:
         raise _wrong_key(f"{path} cannot be made: {error.strerror}") from None

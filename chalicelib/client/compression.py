@@ -8,13 +8,14 @@ end at a byte, so that together they are one stream.
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
 from chalicelib import digests
 from chalicelib.client.sources import Descriptor
 from chalicelib.http import Piece
+from chalicelib.pieces import cut
 
 _BLOCK = 1 << 20
 _WINDOW = 32 << 10
@@ -39,7 +40,7 @@ def compress(pieces: Iterable[Piece], file: IO[bytes], threads: ThreadPoolExecut
     window = b""
     waiting: deque[Future[bytes]] = deque()
     try:
-        for block in _blocks(pieces):
+        for block in cut(pieces, _BLOCK):
             checksum = zlib.crc32(block, checksum)
             length += len(block)
             waiting.append(threads.submit(_deflated, block, window))
@@ -60,19 +61,3 @@ def compress(pieces: Iterable[Piece], file: IO[bytes], threads: ThreadPoolExecut
 def _deflated(block: bytes, window: bytes) -> bytes:
     deflating = zlib.compressobj(_LEVEL, zlib.DEFLATED, -15, zdict=window)
     return deflating.compress(block) + deflating.flush(zlib.Z_SYNC_FLUSH)
-
-
-def _blocks(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """The same bytes, however they come, in blocks of one size, of which the last is shorter."""
-    block = bytearray()
-    for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            taken = view[: _BLOCK - len(block)]
-            block += taken
-            view = view[len(taken) :]
-            if len(block) == _BLOCK:
-                yield bytes(block)
-                block.clear()
-    if block:
-        yield bytes(block)

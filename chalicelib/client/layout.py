@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chalicelib import digests
+from chalicelib.folders import sync_folder
 from chalicelib.http import DigestInvalid, Piece
 
 TAG = "org.opencontainers.image.ref.name"
@@ -153,7 +154,7 @@ class Layout:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
 
 
 class Partial:
@@ -213,9 +214,9 @@ class Partial:
             made = not self._goal.parent.exists()
             self._goal.parent.mkdir(exist_ok=True)
             self._path.replace(self._goal)
-            _sync(self._goal.parent)
+            sync_folder(self._goal.parent)
             if made:
-                _sync(self._goal.parent.parent)
+                sync_folder(self._goal.parent.parent)
 
 
 def _locked(path: Path) -> int:
@@ -252,15 +253,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _of(entry: dict[str, Any], annotation: str) -> str:
     annotations = entry.get("annotations")
     return str(annotations.get(annotation, "")) if isinstance(annotations, dict) else ""
-
-
-def _sync(folder: Path) -> None:
-    """Have renames in a folder on the disk."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 @contextmanager

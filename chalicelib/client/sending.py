@@ -10,6 +10,7 @@ another one.
 import threading
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any, Self
 
 from chalicelib import digests
@@ -32,8 +33,6 @@ _KEEP = 1.0  # seconds between two looks at which uploads are to be held
 _LEAVING = 15.0  # seconds for which an aborted sender's last requests are waited for
 _INVALID = "DIGEST_INVALID"
 _EXTENSION = "_openregistry"
-_HEADS = {"sha256": 32, "sha512": 64}  # bytes of a state
-_STATE = 9  # where it begins among what Hash.suspend gives
 
 
 class Sending:
@@ -212,10 +211,8 @@ class Sender:
     def _hash_part(self, part: Part) -> None:
         for piece in part:
             self._hash.update(piece)
-        held = self._hash.suspend()
-        if held is not None:
-            state = held[_STATE : _STATE + _HEADS[self._algorithm]]
-            self._states.append(state.hex())
+        with suppress(ValueError):  # hashes cannot be suspended here, or parts end within a block
+            self._states.append(self._hash.words().hex())
 
     def _begin(self) -> bool:
         """Choose the road, now that there is more than one part. Gives whether the part that is

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
+from chalicelib.folders import sync_folder
 from chalicelib.mail import Mailbox, MailError, Message
 from chalicelib.mail.mime import compose
 from chalicelib.settings import check_folder
@@ -45,8 +46,4 @@ class FolderMailer:
         except BaseException:
             Path(written).unlink(missing_ok=True)
             raise
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.folder)

@@ -9,7 +9,6 @@ a blob when it has been verified: at once where it is small, and else piece by p
 
 import json
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -38,10 +37,11 @@ from chalicelib.metadata.database import Transaction
 from chalicelib.metadata.direct import Direct
 from chalicelib.metadata.uploads import Upload
 from chalicelib.registry import blocks
-from chalicelib.registry.blobs import is_there
+from chalicelib.registry.blobs import REDIRECTING, is_there
 from chalicelib.registry.commit import clear_now, commit
 from chalicelib.registry.quotas import told
 from chalicelib.registry.uploads import cancel as cancel_upload
+from chalicelib.registry.uploads import create as create_upload
 from chalicelib.registry.uploads import created
 from chalicelib.registry.verifying import PIECE, Claim
 from chalicelib.storage import ClientParts, Refused, Sent, Staged, new_key
@@ -224,8 +224,6 @@ def claim(upload: Upload, found: Direct) -> Claim:
 def offered(context: Context) -> bool:
     """Whether clients may send parts to storage themselves: it takes them, clients reach it, and
     hashes can be resumed here."""
-    from chalicelib.registry.blobs import REDIRECTING
-
     return (
         context.store.client_parts is not None
         and context.settings.downloads in REDIRECTING
@@ -264,11 +262,9 @@ def _create(
         raise SizeInvalid(
             "The blob is larger than any can be here.", {"size": wanted.size}, status=413
         )
-    repository, upload_id, key = request.params["repository"], str(uuid.uuid4()), new_key()
+    repository, key = request.params["repository"], new_key()
     seconds = context.capabilities.seconds
-    if uploads.create(context.database, upload_id, repository, algorithm, seconds):
-        with told(context, repository, request.subject):
-            quotas.check(context.database, repository, digest, wanted.size or 0)
+    upload_id = create_upload(context, request, repository, algorithm, digest, wanted.size or 0)
     upload = uploads.begin(context.database, upload_id, repository, 0, key, seconds, digest)
     if upload is None:
         raise _unknown()

@@ -61,9 +61,9 @@ def start(context: Context, request: Request) -> Receiver | Response:
                 return created(context, repository, digest)
     elif "digest" in request.query:
         digest = digests.pack(request.query["digest"])
-        upload_id = _create(context, request, repository, digests.algorithm(digest))
+        upload_id = create(context, request, repository, digests.algorithm(digest))
         return _receive(context, request, upload_id, digest)
-    upload_id = _create(context, request, repository, algorithm)
+    upload_id = create(context, request, repository, algorithm)
     headers = _progress(context, repository, upload_id, request.subject, 0)
     headers.append(("OCI-Chunk-Min-Length", str(_CHUNK_MIN_LENGTH)))
     return Response(202, headers)
@@ -338,13 +338,21 @@ def _mount(context: Context, request: Request, repository: str, digest: bytes) -
     return False
 
 
-def _create(context: Context, request: Request, repository: str, algorithm: str) -> str:
-    """Begin an upload; gives its id."""
+def create(
+    context: Context,
+    request: Request,
+    repository: str,
+    algorithm: str,
+    digest: bytes | None = None,
+    size: int = 0,
+) -> str:
+    """Begin an upload, of a blob of this digest and size in bytes where they are known; gives its
+    id. Raises ``Denied`` where a quota forbids it for certain."""
     upload_id = str(uuid.uuid4())
     seconds = context.capabilities.seconds
     if uploads.create(context.database, upload_id, repository, algorithm, seconds):
         with told(context, repository, request.subject):
-            quotas.check(context.database, repository, None, 0)
+            quotas.check(context.database, repository, digest, size)
     return upload_id
 
 

@@ -14,9 +14,11 @@ import re
 from base64 import b32decode, b32encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from chalicelib.http import Piece
+from chalicelib.pieces import cut
 from chalicelib.resolvers.varints import read_varint, varint
 
 _SHA2_256 = b"\x12\x20"
@@ -163,7 +165,8 @@ class Tree:
         """The blocks, the root first and then what it links to, in order and in depth. One to which
         several links lead comes as often. Raises ``ValueError`` where the pieces are of another
         file than that of the first pass."""
-        chunks = _cut(pieces, self._profile.chunk)
+        # Where the file has come to its end too early, what follows is empty.
+        chunks = chain(cut(pieces, self._profile.chunk), repeat(b""))
         waiting = [packed(self.cid)]
         while waiting:
             cid = waiting.pop()
@@ -189,23 +192,6 @@ class Tree:
         if cid != wanted:
             raise ValueError("The file has changed since it was read first.")
         return block
-
-
-def _cut(pieces: Iterable[Piece], size: int) -> Iterator[bytes]:
-    """Chunks of so many bytes, the last of fewer, and then empty ones."""
-    chunk = bytearray()
-    for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            taken = view[: size - len(chunk)]
-            chunk += taken
-            view = view[len(taken) :]
-            if len(chunk) == size:
-                yield bytes(chunk)
-                chunk.clear()
-    yield bytes(chunk)
-    while True:
-        yield b""
 
 
 def of_one_block(digest: bytes, size: int) -> str | None:

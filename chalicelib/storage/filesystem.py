@@ -16,6 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import cast
 
+from chalicelib.folders import sync_folder
 from chalicelib.http import FileRegion, Piece
 from chalicelib.storage import ClientParts, NoSuchObject, Staged, StorageError
 
@@ -138,7 +139,7 @@ class FileStore:
         """Give a file whose bytes are on the disk its lasting name, durably."""
         path = self.path(key, settled)
         self.path(key, suffix).rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _make(self, folder: Path) -> None:
         """Make a folder so that it survives a power cut, whichever process made it first."""
@@ -149,7 +150,7 @@ class FileStore:
         else:
             self._make(self.folder)
             folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         self._durable.add(folder)
 
     def _join(self, staged: Staged, target: int) -> None:
@@ -273,15 +274,6 @@ def _begin_write_back(file: int, offset: int, size: int) -> None:
     pages, and drops only clean ones, of which a range that was just written has none."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file, offset, size, os.POSIX_FADV_DONTNEED)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _names(folder: Path) -> list[str]:

@@ -29,35 +29,14 @@ from chalicelib.storage import Staged, new_key
 from tests.bench import blobs, processes
 from tests.bench.blobs import Blob
 from tests.client import with_query
-from tests.servers import OPENREGISTRY, S3, Postgres, Registry, Server, free_port, stopping
+from tests.hosts.proxies import Proxy
+from tests.servers import S3, Postgres, Registry, stopping
 
 SIZE, PART = 1 << 30, 8 << 20
 TURNS = 3
 IN_FLIGHT = 4
 GOAL, MEMORY_GOAL = 1.2, 150
 """Times as long as the bare upload; MB of memory."""
-
-
-class Proxy(Server):
-    """``openregistry proxy`` before a registry."""
-
-    name = "proxy"
-
-    def __init__(self, directory: Path, registry: str) -> None:
-        super().__init__(directory)
-        self.registry = registry
-        self.host = f"127.0.0.1:{free_port()}"
-
-    def command(self) -> list[str]:
-        return [str(OPENREGISTRY), "proxy", f"http://{self.registry}", "--listen", self.host]
-
-    def ready(self) -> bool:
-        try:
-            with closing(http.client.HTTPConnection(self.host, timeout=5)) as connection:
-                connection.request("GET", "/v2/")
-                return connection.getresponse().status == 200
-        except OSError:
-            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +61,7 @@ def measure(quick: int = 1) -> Iterator[str]:
             settings = _settings(place, postgres, s3)
             registry = Registry(place / "registry", settings)
             stack.enter_context(stopping(registry.start()))
-            proxy = Proxy(place / "proxy", registry.host)
+            proxy = Proxy(place / "proxy", registry.url)
             stack.enter_context(stopping(proxy.start()))
             context = build_context(Settings.from_environment({**settings, "HOME": "/"}))
             stack.callback(context.database.close)
