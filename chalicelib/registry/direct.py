@@ -44,7 +44,7 @@ from chalicelib.registry.uploads import cancel as cancel_upload
 from chalicelib.registry.uploads import create as create_upload
 from chalicelib.registry.uploads import created
 from chalicelib.registry.verifying import PIECE, Claim
-from chalicelib.storage import ClientParts, Refused, Sent, Staged, new_key
+from chalicelib.storage import ClientParts, NoSuchObject, Refused, Sent, Staged, new_key
 
 HOLD = 60
 """Seconds for which an upload belongs to who has made the last request of it."""
@@ -350,7 +350,13 @@ def _settle(
         raise DigestInvalid(
             f"This upload was begun with {upload.algorithm}.", {"digest": digests.unpack(digest)}
         )
-    staged = _staged(context, found, said.size)
+    try:
+        staged = _staged(context, found, said.size)
+    except (SizeInvalid, UploadUnknown):
+        if _state_now(context, upload) == "open":
+            raise
+        # Another request has settled it, and made an object of its parts.
+        return None
     asked = Claim(found.key, said.size, found.part_size, digest, b"")
     states = b"".join(_state(text, upload.algorithm) for text in said.states)
     if len(said.states) != asked.parts - 1:
@@ -383,6 +389,11 @@ def _commit_now(
     except (DigestInvalid, Denied) as error:
         refuse(context, upload, error)
         raise
+    except NoSuchObject:
+        if _state_now(context, upload) != "committed":
+            raise
+        # Another request has, and dropped the object where the blob had one already.
+        return False
     except Refused as error:
         if error.code in _OTHER_PARTS:
             raise _changed(context, upload) from error
@@ -415,6 +426,12 @@ def _begin_verifying(context: Context, request: Request, upload: Upload, found: 
 
     context.database.transaction(work)
     context.wake()
+
+
+def _state_now(context: Context, upload: Upload) -> str:
+    """What has become of an upload since it was looked at."""
+    now = uploads.find(context.database, upload.id, upload.repository)
+    return "" if now is None else now.state
 
 
 def _staged(context: Context, found: Direct, size: int) -> Staged:

@@ -20,7 +20,7 @@ from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import uploads
 from chalicelib.registry import direct, verifying
 from chalicelib.registry.uploads import expire
-from chalicelib.storage import Refused, StorageError
+from chalicelib.storage import NoSuchObject, Refused, StorageError
 from tests.client import Answer, CoreClient, begin, push_blob, sha256, sha512, with_query
 from tests.images import make_bytes
 
@@ -344,6 +344,31 @@ def test_racing_commits_of_a_small_one(
     assert {answer.status for answer in at_once(lambda: upload.commit(LARGE), 4)} <= {201, 202}
     assert upload.commit(LARGE).status == 201
     assert stored(context, repository, sha256(LARGE)) == LARGE
+
+
+@pytest.mark.parametrize("gone", ["parts", "object"])
+def test_a_commit_that_comes_second(
+    context: Context,
+    client: CoreClient,
+    repository: str,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: str,
+) -> None:
+    """What it is about to look at has gone: the first one has done it all."""
+    upload = Direct(client, repository)
+    upload.send(cut(LARGE))
+
+    def late(*_: object) -> list[Any]:
+        patch.undo()
+        assert upload.commit(LARGE).status == 201
+        if gone == "object":
+            raise NoSuchObject("There is no object.")
+        return []
+
+    with monkeypatch.context() as patch:
+        looking = context.store.client_parts if gone == "parts" else context.store
+        patch.setattr(looking, "list" if gone == "parts" else "read", late)
+        assert upload.commit(LARGE).status == 201
 
 
 def at_once(ask: Callable[[], Answer], count: int) -> list[Answer]:
