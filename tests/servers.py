@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlencode
@@ -239,7 +240,15 @@ class Registry(Server):
             pid = int(file.read_text().split()[0])
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
-            wait_until(lambda file=file: not file.exists(), 20, lambda: "Postgres to stop")  # type: ignore[misc]
+            wait_until(partial(_is_gone, file, pid), 20, lambda: "Postgres to stop")
+
+
+def _is_gone(file: Path, pid: int) -> bool:
+    """Whether a Postgres has ended. Another registry may have started one in its place."""
+    try:
+        return int(file.read_text().split()[0]) != pid
+    except (FileNotFoundError, IndexError):
+        return True
 
 
 class Postgres(Server):

@@ -37,6 +37,8 @@ def until_refused(program: Program) -> None:
     for _ in until():
         try:
             Wire(program.port).close()
+        except ConnectionResetError:  # it was about to be accepted
+            continue
         except ConnectionRefusedError:
             break
 
