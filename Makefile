@@ -74,8 +74,8 @@ $(BIN)/python:
 	@rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements.txt requirements-harness.txt | $(BIN)/python
-	$(PIP) -r requirements.txt -r requirements-harness.txt
+$(VENV)/.installed: requirements.txt requirements-harness.txt requirements-embedded.txt | $(BIN)/python
+	$(PIP) $(foreach list,$(filter requirements%,$^),-r $(list))
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | { \
 		read -r packages && echo "$(CURDIR)" > "$$packages/openregistry.pth"; }
 	@printf '#!/bin/sh\nexec "%s" -m chalicelib "$$@"\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/openregistry
