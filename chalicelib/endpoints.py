@@ -206,8 +206,10 @@ def waits(method: str, path: str) -> bool:
 
 def answer(context: Context, request: Request) -> Response:
     """Answer a request whose body, if any, has been read whole."""
+    route = ""
     try:
         endpoint, params = _found(request)
+        route = endpoint.path
         request = _authorised(context, endpoint, request, params)
         fields: Sequence[tuple[str, str]] = ()
         if endpoint.pulls and request.method == "GET":
@@ -219,28 +221,31 @@ def answer(context: Context, request: Request) -> Response:
             response = replace(response, headers=[*response.headers, *fields])
     except Exception as error:
         response = _failure(request, error)
-    return _finished(request, response)
+    return _finished(request, response, route)
 
 
 def receive(context: Context, request: Request) -> Receiver | Response:
     """Begin a request whose body is streamed: who takes the body, or a refusal of it."""
+    route = ""
     try:
         endpoint, params = _found(request)
+        route = endpoint.path
         request = _authorised(context, endpoint, request, params)
         started = endpoint.function(context, request)
     except Exception as error:
         started = _failure(request, error)
     if isinstance(started, Response):
-        return _finished(request, started)
-    return _Guarded(request, started)
+        return _finished(request, started, route)
+    return _Guarded(request, started, route)
 
 
 class _Guarded:
     """A receiver whose errors are those that a client may see."""
 
-    def __init__(self, request: Request, receiver: Receiver) -> None:
+    def __init__(self, request: Request, receiver: Receiver, route: str) -> None:
         self._request = request
         self._receiver = receiver
+        self._route = route
 
     def feed(self, pieces: Sequence[Piece]) -> None:
         try:
@@ -254,7 +259,7 @@ class _Guarded:
         except Exception as error:
             self.abort()
             response = _failure(self._request, error)
-        return _finished(self._request, response)
+        return _finished(self._request, response, self._route)
 
     def abort(self) -> None:
         try:
@@ -332,7 +337,7 @@ def _seen(request: Request, error: Exception) -> RegistryError:
     return RegistryError("The registry failed; its log says why.", status=500)
 
 
-def _finished(request: Request, response: Response) -> Response:
+def _finished(request: Request, response: Response, route: str) -> Response:
     headers = [*response.headers, _VERSION]
     subject = response.subject or request.subject.id
-    return Response(response.status, headers, response.body, subject)
+    return Response(response.status, headers, response.body, subject, route)

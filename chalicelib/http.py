@@ -131,13 +131,15 @@ class Response:
     A ``FileRegion`` or ``Stream`` body comes with a ``Content-Length`` among the headers (in the
     harness a ``Stream`` may come without); for ``bytes`` the host adds it where it is missing. An
     answer to HEAD has the ``Content-Length`` of the answer to GET and an empty body. ``subject`` is
-    who asked, for the host's log.
+    who asked, and ``route`` the path of the endpoint's row, empty where there is none: for the
+    host's log and metrics.
     """
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
     body: "bytes | FileRegion | Stream" = b""
     subject: str = ""
+    route: str = ""
 
 
 class Receiver(Protocol):
