@@ -137,7 +137,7 @@ def as_json(value: Any) -> str:
 def check_config(options: argparse.Namespace) -> int:
     """Print the settings in force, and try the database and the storage that they name."""
     from chalicelib.hosts import check_access, check_folders, open_database
-    from chalicelib.hosts.harness.worker import tls
+    from chalicelib.hosts.harness import certificates
     from chalicelib.storage import open_store
     from chalicelib.storage.filesystem import FileStore
 
@@ -153,7 +153,7 @@ def check_config(options: argparse.Namespace) -> int:
         print(f"warning: {sentence}")
 
     check_access(settings)
-    tls(settings)
+    certificates.from_files(settings)
     check_folders(settings)
     if kept_secret_key(settings) is None:
         print("secret key: made by `openregistry serve` when it first starts")

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event
 
 from chalicelib.endpoints import Body
-from chalicelib.hosts.harness import log, supervisor
+from chalicelib.hosts.harness import certificates, log, supervisor
 from chalicelib.hosts.harness.functions import Turn
 from chalicelib.http import FileRegion, Piece, Query, Receiver, RegistryError, Request, Response
 from chalicelib.settings import Address, Settings
@@ -230,7 +230,9 @@ def main(directory: Path, port: int, workers: int, pairs: Sequence[str]) -> None
         supervisor.listen(settings.listen) as listener,
     ):
         program = Program(directory, Path(temporary, "file"))
-        supervisor.Supervisor(program, settings, listener, workers).run()
+        supervisor.Supervisor(
+            program, settings, listener, workers, certificates=certificates.from_files(settings)
+        ).run()
 
 
 if __name__ == "__main__":

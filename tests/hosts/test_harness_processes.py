@@ -268,12 +268,16 @@ def test_an_address_that_is_taken(program: Program) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
+    return _make_certificate(tmp_path)
+
+
+def _make_certificate(folder: Path) -> Path:
     need("openssl", "openssl")
-    path = tmp_path / "cert.pem"
+    path = folder / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
          "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(tmp_path / "key.pem"),
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(folder / "key.pem"),
          "-out", str(path)],
         check=True, capture_output=True,
     )  # fmt: skip
@@ -324,6 +328,40 @@ def test_tls_refuses_old_versions(tmp_path: Path, certificate: Path) -> None:
                 break
         with pytest.raises((ssl.SSLError, ConnectionError)):
             Wire(program.port, tls=old)
+
+
+def test_tls_takes_a_newer_certificate(tmp_path: Path, certificate: Path) -> None:
+    """Files that are replaced, as certbot does, are in use soon; what runs goes on."""
+    key = certificate.with_name("key.pem")
+    program = Program(
+        tmp_path, 2, f"tls_certificate={certificate}", f"tls_key={key}", "worker.REFRESH_SECONDS=1"
+    )
+    former = ssl.create_default_context(cafile=str(certificate))
+    (tmp_path / "new").mkdir()
+    newer = _make_certificate(tmp_path / "new")
+    trust = ssl.create_default_context(cafile=str(newer))
+    with program.started():
+        for _ in until():
+            with contextlib.suppress(OSError):
+                Wire(program.port).close()
+                break
+        with Wire(program.port, tls=former) as old:
+            assert old.get("/a").status == 200
+            newer.replace(certificate)
+            # Half of it is there: the former goes on.
+            for _ in until():
+                if program.output().count("the former stay") == 2:
+                    break
+            Wire(program.port, tls=former).close()
+            newer.with_name("key.pem").replace(key)
+            # Whichever worker takes a connection.
+            for _ in until():
+                if program.output().count("is in use") == 2:
+                    break
+            for _ in range(8):
+                with Wire(program.port, tls=trust) as wire:
+                    assert wire.get("/a").status == 200
+            assert old.get("/a").status == 200
 
 
 # Together.

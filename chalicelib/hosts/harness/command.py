@@ -44,7 +44,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 def serve(_options: argparse.Namespace) -> int:
     """Run the registry."""
     from chalicelib.hosts import build_context, check_access, check_folders, open_database
-    from chalicelib.hosts.harness import log, supervisor, worker
+    from chalicelib.hosts.harness import certificates, log, supervisor
     from chalicelib.hosts.harness.functions import Registry
     from chalicelib.http import RegistryError
     from chalicelib.metadata.embedded import Embedded, EmbeddedError
@@ -59,7 +59,7 @@ def serve(_options: argparse.Namespace) -> int:
     os.umask(0o077)
     # Before there is a URL of our own Postgres, which would look like a setting.
     settings = replace(settings, access=check_access(settings))
-    worker.tls(settings)
+    files = certificates.from_files(settings)
     if settings.database_url:
         open_database(settings)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -92,7 +92,9 @@ def serve(_options: argparse.Namespace) -> int:
         except (StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error
         _announce(settings, listener, first)
-        supervisor.Supervisor(Registry(context), settings, listener, count).run()
+        supervisor.Supervisor(
+            Registry(context), settings, listener, count, certificates=files
+        ).run()
     return 0
 
 

@@ -15,7 +15,7 @@ import httptools
 from chalicelib import addresses, endpoints
 from chalicelib.hosts.harness import sending
 from chalicelib.hosts.harness.body import Body, BodyError
-from chalicelib.hosts.harness.functions import Turn
+from chalicelib.hosts.harness.functions import Functions, Turn
 from chalicelib.http import (
     FileRegion,
     Headers,
@@ -94,8 +94,9 @@ class Exchange:
 class Connection(asyncio.Protocol):
     """One client's connection. What runs on a thread says so; all else is the loop's."""
 
-    def __init__(self, worker: "Worker") -> None:
+    def __init__(self, worker: "Worker", functions: Functions) -> None:
         self._worker = worker
+        self._functions = functions
         self._loop = worker.loop
         self._transport = cast("asyncio.Transport", None)
         self._parser = httptools.HttpRequestParser(self)
@@ -366,14 +367,14 @@ class Connection(asyncio.Protocol):
         if exchange.body is not None:
             self._run(exchange, self._answer_body(exchange, exchange.body))
             return
-        turn = worker.functions.turn(request)
+        turn = self._functions.turn(request)
         if turn is Turn.QUICK:
             worker.quick.put(self._answer, exchange)
         elif turn is Turn.BULK:
             # These may wait for storage, which must not keep the others waiting.
             worker.bulk.put(self._answer, exchange)
         elif turn is Turn.HEALTH:
-            self._respond(exchange, worker.functions.health(request))
+            self._respond(exchange, self._functions.health(request))
         else:
             self._run(exchange, self._answer_ready(exchange))
 
@@ -381,7 +382,7 @@ class Connection(asyncio.Protocol):
         """Answer a request without a body. Runs on a thread, up to the bytes of the answer: the
         loop has enough to do."""
         try:
-            response = self._worker.functions.act(exchange.request)
+            response = self._functions.act(exchange.request)
             body = response.body
             if isinstance(body, FileRegion) and body.length <= INLINE:
                 response = replace(response, body=b"".join(body))
@@ -409,25 +410,25 @@ class Connection(asyncio.Protocol):
 
     async def _receive(self, exchange: Exchange, body: Body) -> Response:
         worker, request = self._worker, exchange.request
-        wanted = worker.functions.wants(request)
+        wanted = self._functions.wants(request)
         if wanted is not endpoints.Body.STREAMED:
             data: list[bytes] = []
             if wanted is endpoints.Body.BUFFERED:
-                if self._expects(exchange, body) and _length(request) > worker.functions.limit:
-                    sentence = f"The body may have {worker.functions.limit} bytes at most."
+                if self._expects(exchange, body) and _length(request) > self._functions.limit:
+                    sentence = f"The body may have {self._functions.limit} bytes at most."
                     return endpoints.refusal(request, SizeInvalid(sentence, status=413))
                 self._invite(exchange, body)
                 size = 0
                 # What is over the limit, by a little, shows the function that it is too much.
-                while size <= worker.functions.limit and (pieces := await body.take()):
+                while size <= self._functions.limit and (pieces := await body.take()):
                     self._transport.resume_reading()
                     data += pieces
                     size += sum(map(len, pieces))
-            quick = worker.functions.turn(request) is Turn.QUICK
+            quick = self._functions.turn(request) is Turn.QUICK
             threads = worker.quick if quick else worker.bulk
             request = replace(request, body=b"".join(data))
-            return await threads.call(worker.functions.answer, request)
-        receiver = await worker.bulk.call(worker.functions.receive, request)
+            return await threads.call(self._functions.answer, request)
+        receiver = await worker.bulk.call(self._functions.receive, request)
         if isinstance(receiver, Response):
             return receiver
         try:

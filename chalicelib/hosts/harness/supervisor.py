@@ -10,14 +10,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 from chalicelib.hosts.harness import jobs
+from chalicelib.hosts.harness.certificates import Certificates
 from chalicelib.hosts.harness.functions import Functions
-from chalicelib.hosts.harness.worker import Worker
+from chalicelib.hosts.harness.worker import Entrance, Worker
 from chalicelib.settings import Address, Settings
 
 _log = logging.getLogger(__name__)
@@ -62,11 +63,18 @@ class Supervisor:
     closed; a second one ends them at once."""
 
     def __init__(
-        self, functions: Functions, settings: Settings, listener: socket.socket, count: int
+        self,
+        functions: Functions,
+        settings: Settings,
+        listener: socket.socket,
+        count: int,
+        *,
+        certificates: Certificates | None = None,
+        others: Sequence[Entrance] = (),
     ) -> None:
         self._functions = functions
         self._settings = settings
-        self._listener = listener
+        self._entrances = [Entrance(listener, functions, certificates), *others]
         self._count = count
         self._selector = selectors.DefaultSelector()
         # How many connections each worker has, for all of them to see.
@@ -120,7 +128,7 @@ class Supervisor:
                 ours.close()
             if index == self._count:
                 jobs.run(self._functions, parent)
-            worker = Worker(self._functions, self._settings, self._listener, self._loads, index)
+            worker = Worker(self._entrances, self._settings, self._loads, index)
             worker.run(parent)
         except BaseException:
             _log.exception("a worker failed")
@@ -145,7 +153,8 @@ class Supervisor:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._listener.close()
+            for entrance in self._entrances:
+                entrance.listener.close()
             self._kill_at = time.monotonic() + self._settings.shutdown_timeout + GRACE_SECONDS
             self._signal_workers(signal.SIGTERM)
         else:

@@ -9,23 +9,23 @@ import resource
 import secrets
 import signal
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import uvloop
 
 from chalicelib.addresses import networks
 from chalicelib.hosts.harness import log
+from chalicelib.hosts.harness.certificates import REFRESH_SECONDS, Certificates
 from chalicelib.hosts.harness.connection import Connection, Exchange
 from chalicelib.hosts.harness.functions import Functions
 from chalicelib.hosts.harness.threads import Threads
 from chalicelib.http import Request, Response
-from chalicelib.settings import Settings, SettingsError
+from chalicelib.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -47,19 +47,26 @@ FLUSH_PATIENCE = 3
 waits until that is done for the last time."""
 
 
+class Entrance(NamedTuple):
+    """A listening socket, what answers there, and what it shows where it speaks TLS."""
+
+    listener: socket.socket
+    functions: Functions
+    certificates: Certificates | None = None
+
+
 class Worker:
-    """Serves connections from one listening socket, which other workers share. ``loads`` says how
-    many connections each has, and ``index`` which worker this is."""
+    """Serves connections from listening sockets, which other workers share. ``loads`` says how many
+    connections each has, and ``index`` which worker this is."""
 
     def __init__(
         self,
-        functions: Functions,
+        entrances: Sequence[Entrance],
         settings: Settings,
-        listener: socket.socket,
         loads: "memoryview[int]",
         index: int,
     ) -> None:
-        self.functions = functions
+        self.functions = entrances[0].functions
         self.body_timeout = settings.body_timeout
         self.proxies = networks(settings.trusted_proxies)
         self.connections: set[Connection] = set()
@@ -74,10 +81,10 @@ class Worker:
         self._logger = Threads(self.loop, "log", 1)
         self._ready: asyncio.Future[Response] | None = None
         self._settings = settings
-        self._listener = listener
+        self._entrances = entrances
         self._loads = loads
         self._index = index
-        self._tls = tls(settings)
+        self._refresher = Threads(self.loop, "certificates", 1)
         self._ended = self.loop.create_future()
         self._tasks: set[asyncio.Task[object]] = set()
         self._prefix = secrets.token_hex(4)
@@ -97,7 +104,12 @@ class Worker:
         _keep_the_heap()
         self.loop.add_signal_handler(signal.SIGTERM, self._drain)
         self.loop.add_reader(parent.fileno(), self._drain)
-        self.loop.add_reader(self._listener.fileno(), self._accept)
+        for entrance in self._entrances:
+            if entrance.certificates is not None:
+                # What the supervisor had may be old by now.
+                entrance.certificates.refresh()
+                self.loop.call_later(REFRESH_SECONDS, self._refresh, entrance.certificates)
+            self.loop.add_reader(entrance.listener.fileno(), self._accept, entrance)
         self.loop.call_soon(self._tick)
         self.loop.call_later(FLUSH_SECONDS, self._flush)
         # Blocked by the supervisor until there is a handler.
@@ -171,42 +183,48 @@ class Worker:
             lambda _: self.loop.call_later(FLUSH_SECONDS, self._flush)
         )
 
-    def _accept(self) -> None:
+    def _refresh(self, certificates: Certificates) -> None:
+        self._refresher.call(certificates.refresh).add_done_callback(
+            lambda _: self.loop.call_later(REFRESH_SECONDS, self._refresh, certificates)
+        )
+
+    def _accept(self, entrance: Entrance) -> None:
         """Take one connection, unless another worker has fewer and takes it. A server of libuv's
         own would take all that wait, and have one processor do the work of two."""
         if not self._yielding and self._loads[self._index] > min(self._loads):
             self._yielding = True
-            self._pause_accepting(YIELD_SECONDS)
+            self._pause_accepting(entrance, YIELD_SECONDS)
             return
         self._yielding = False
         try:
-            client, _ = self._listener.accept()
+            client, _ = entrance.listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
             _log.error("no connection can be accepted: %s", error)
-            self._pause_accepting(1)
+            self._pause_accepting(entrance, 1)
             return
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loads[self._index] += 1
-        self._start(self._connect(client))
+        self._start(self._connect(client, entrance))
 
-    def _pause_accepting(self, seconds: float) -> None:
+    def _pause_accepting(self, entrance: Entrance, seconds: float) -> None:
         def go_on() -> None:
             if not self.draining:
-                self.loop.add_reader(self._listener.fileno(), self._accept)
+                self.loop.add_reader(entrance.listener.fileno(), self._accept, entrance)
 
-        self.loop.remove_reader(self._listener.fileno())
+        self.loop.remove_reader(entrance.listener.fileno())
         self.loop.call_later(seconds, go_on)
 
-    async def _connect(self, client: socket.socket) -> None:
+    async def _connect(self, client: socket.socket, entrance: Entrance) -> None:
+        tls = entrance.certificates.context if entrance.certificates else None
         try:
             await self.loop.connect_accepted_socket(
-                lambda: Connection(self),
+                lambda: Connection(self, entrance.functions),
                 client,
-                ssl=self._tls,
-                ssl_handshake_timeout=30 if self._tls else None,
+                ssl=tls,
+                ssl_handshake_timeout=30 if tls else None,
             )
         except OSError as error:
             self._loads[self._index] -= 1
@@ -232,8 +250,9 @@ class Worker:
         if self.draining:
             return
         self.draining = True
-        self.loop.remove_reader(self._listener.fileno())
-        self._listener.close()
+        for entrance in self._entrances:
+            self.loop.remove_reader(entrance.listener.fileno())
+            entrance.listener.close()
         now = self.loop.time()
         for connection in list(self.connections):
             connection.check(now)
@@ -244,23 +263,6 @@ class Worker:
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
-
-
-def tls(settings: Settings) -> ssl.SSLContext | None:
-    """What TLS needs, where it is set. Raises ``SettingsError``."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except OSError as error:
-        raise SettingsError(
-            "OPENREGISTRY_TLS_CERTIFICATE",
-            f"{settings.tls_certificate} and {settings.tls_key} cannot be used: {error}",
-        ) from error
-    return context
 
 
 def _keep_the_heap() -> None:
