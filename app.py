@@ -19,11 +19,9 @@ from chalice.app import (
     SQSEvent,
 )
 
-from chalicelib.hosts import aws_authorizer, aws_lambda
+from chalicelib.hosts import aws_authorizer, aws_lambda, aws_log
 
-# Logs go through the standard library to the handler that Lambda's runtime sets up; with the JSON
-# format (.chalice/resources.yaml) it writes one object a line with the request's id. Powertools'
-# Logger would do the same for a third of the cold start's budget.
+# Logs go through the standard library to the handler of hosts/aws_log.py.
 app = Chalice(app_name="openregistry", configure_logs=False)
 app.api.binary_types = ["*/*"]
 
@@ -102,7 +100,7 @@ def status() -> Response:
 @app.schedule(Rate(1, Rate.MINUTES))
 def work(event: CloudWatchEvent) -> None:
     """Do the jobs that are due."""
-    aws_lambda.work(cast("Any", event).context.get_remaining_time_in_millis() / 1000)
+    aws_lambda.work(_seconds(event))
 
 
 # .chalice/resources.yaml puts the stack's own queue in this one's place.
@@ -114,9 +112,17 @@ def work(event: CloudWatchEvent) -> None:
 )
 def messages(event: SQSEvent) -> dict[str, Any]:
     """Count the pulls that other functions have told of, and do the jobs that they have written."""
-    seconds = cast("Any", event).context.get_remaining_time_in_millis() / 1000
-    return aws_lambda.receive(event.to_dict(), seconds)
+    return aws_lambda.receive(event.to_dict(), _seconds(event))
 
 
 def _event() -> dict[str, Any]:
-    return cast("Request", app.current_request).to_original_event()
+    request = cast("Request", app.current_request)
+    aws_log.begin(request.lambda_context)
+    return request.to_original_event()
+
+
+def _seconds(event: CloudWatchEvent | SQSEvent) -> float:
+    """How long the function may take still."""
+    context = cast("Any", event).context
+    aws_log.begin(context)
+    return float(context.get_remaining_time_in_millis() / 1000)

@@ -19,9 +19,9 @@ from urllib.parse import quote, unquote, urlencode
 
 from chalice.app import Response as ChaliceResponse
 
-from chalicelib import endpoints
+from chalicelib import endpoints, logs
 from chalicelib.afterwards import Afterwards
-from chalicelib.hosts import build_context
+from chalicelib.hosts import aws_log, build_context
 from chalicelib.hosts.aws_queue import Message, Queue, read
 from chalicelib.http import Headers, Query, RegistryError, Request, Response, Unavailable
 from chalicelib.settings import Settings, SettingsError
@@ -72,18 +72,19 @@ class Answer(ChaliceResponse):
 
 def answer(event: Mapping[str, Any]) -> Answer:
     """Answer one event of a Lambda proxy integration (payload format 1.0)."""
-    try:
-        made = context()
-        response = _answer(made, request_from(event))
-        made.pulls.flush()
-        return Answer(response)
-    except RegistryError as error:
-        failure = error
-    except Exception:
-        logger.exception("the event could not be answered")
-        failure = RegistryError("The registry failed; its log says why.", status=500)
-    request = Request(event["httpMethod"], event["path"], secure=True)
-    return Answer(endpoints.refusal(request, failure))
+    begun = time.monotonic()
+    request = request_from(event)
+    given = logs.request_id(request.headers.get("x-request-id"))
+    identity = given or str(event["requestContext"].get("requestId", ""))
+    with logs.bound(request_id=identity):
+        answer, subject = _answered(request)
+        answer.headers["X-Request-Id"] = identity
+        query = f"?{request.query.raw}" if request.query.raw else ""
+        aws_log.answered(
+            request, event["path"] + query, answer.status_code, len(answer.body), subject,
+            time.monotonic() - begun,
+        )  # fmt: skip
+    return answer
 
 
 @cache
@@ -138,8 +139,7 @@ def _context() -> "Context":
     except SettingsError as error:
         logger.critical("%s", error)
         raise Unavailable("the registry's settings are wrong", str(error)) from error
-    # Lambda's own handler, on the root logger, writes what passes this.
-    logging.getLogger("chalicelib").setLevel(settings.log_level.upper())
+    aws_log.level(settings.log_level)
     return made
 
 
@@ -216,6 +216,21 @@ def request_from(event: Mapping[str, Any]) -> Request:
         # API Gateway speaks nothing else.
         secure=True,
     )
+
+
+def _answered(request: Request) -> tuple[Answer, str]:
+    """The answer, whatever goes wrong, and who asked."""
+    try:
+        made = context()
+        response = _answer(made, request)
+        made.pulls.flush()
+        return Answer(response), response.subject
+    except RegistryError as error:
+        failure = error
+    except Exception:
+        logger.exception("the event could not be answered")
+        failure = RegistryError("The registry failed; its log says why.", status=500)
+    return Answer(endpoints.refusal(request, failure)), ""
 
 
 def _answer(context: "Context", request: Request) -> Response:

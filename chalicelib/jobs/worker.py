@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+from chalicelib import logs
 from chalicelib.context import Context
 from chalicelib.http import Unavailable
 from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, TryAgain, as_text
@@ -134,7 +135,8 @@ class Worker:
 
     def _do(self, job: Job) -> None:
         try:
-            self._perform(job, self._kinds[job.kind])
+            with logs.bound(job=job.id, kind=job.kind):
+                self._perform(job, self._kinds[job.kind])
         finally:
             with self._changed:
                 del self._held[job.id]

@@ -458,7 +458,8 @@ def test_wrong_settings_are_told_and_logged_with_the_requests_id(tmp_path: Path)
         assert error["detail"].startswith("OPENREGISTRY_STORAGE_URL: must be s3://")
         [line] = [line for line in it.logs() if line["level"] == "CRITICAL"]
         assert line["message"] == error["detail"]
-        assert len(str(line["requestId"])) == 36
+        assert len(str(line["request_id"])) == 36
+        assert len(str(line["function_request_id"])) == 36
 
 
 def test_a_database_without_its_migrations_is_told_until_they_are_applied(

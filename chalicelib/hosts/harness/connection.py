@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import httptools
 
-from chalicelib import addresses, endpoints
+from chalicelib import addresses, endpoints, logs
 from chalicelib.hosts.harness import sending
 from chalicelib.hosts.harness.body import Body, BodyError
 from chalicelib.hosts.harness.functions import Functions, Turn
@@ -381,6 +381,11 @@ class Connection(asyncio.Protocol):
     def _answer(self, exchange: Exchange) -> None:
         """Answer a request without a body. Runs on a thread, up to the bytes of the answer: the
         loop has enough to do."""
+        with logs.bound(request_id=exchange.id):
+            response, head = self._acted(exchange)
+        self._loop.call_soon_threadsafe(self._answered, exchange, response, head)
+
+    def _acted(self, exchange: Exchange) -> tuple[Response, bytes]:
         try:
             response = self._functions.act(exchange.request)
             body = response.body
@@ -391,7 +396,7 @@ class Connection(asyncio.Protocol):
             _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
             response = endpoints.refusal(exchange.request, _FAILED)
             head = self._head(exchange, response)
-        self._loop.call_soon_threadsafe(self._answered, exchange, response, head)
+        return response, head
 
     def _head(self, exchange: Exchange, response: Response) -> bytes:
         return sending.head(response, exchange.id, self._worker.date)
@@ -469,17 +474,19 @@ class Connection(asyncio.Protocol):
 
     def _run(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
-            try:
-                await work
-            except Exception as error:
-                # A client that goes away while it is sent to is no news.
-                if not isinstance(error, ConnectionError):
-                    _log.exception("%s %s failed", exchange.request.method, exchange.request.path)
-                if not exchange.status:
-                    self._respond(exchange, endpoints.refusal(exchange.request, _FAILED))
-                else:
-                    self._transport.abort()
-                    self._ended(exchange, keep=False)
+            with logs.bound(request_id=exchange.id):
+                try:
+                    await work
+                except Exception as error:
+                    # A client that goes away while it is sent to is no news.
+                    if not isinstance(error, ConnectionError):
+                        request = exchange.request
+                        _log.exception("%s %s failed", request.method, request.path)
+                    if not exchange.status:
+                        self._respond(exchange, endpoints.refusal(exchange.request, _FAILED))
+                    else:
+                        self._transport.abort()
+                        self._ended(exchange, keep=False)
 
         self._task = self._loop.create_task(guarded())
 

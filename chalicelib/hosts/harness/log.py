@@ -4,19 +4,12 @@ people, elsewhere JSON."""
 import json
 import logging
 import os
-import re
 import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import unquote
 
-from chalicelib.identity.capabilities import PARAMETER
-
-_PARAMETER = re.compile(r"(?<=[?&])([^?&=]+)=[^&]*")
-_SECRET = (PARAMETER, "code")
-"""Parameters that hold a secret: a capability, and what a browser brings back from a sign-in
-elsewhere (RFC 6749, section 4.1.2)."""
+from chalicelib import logs
 
 
 def configure(level: str) -> None:
@@ -35,14 +28,17 @@ class _ForPeople(logging.Formatter):
 
 class _AsJson(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": _time(record.created),
-            "level": record.levelname.lower(),
+        line: dict[str, object] = {
+            "timestamp": _time(record.created),
+            "level": record.levelname,
+            "service": logs.SERVICE,
             "logger": record.name,
             "message": record.getMessage(),
+            **logs.fields(),
         }
-        if record.exc_info:
+        if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)
+            line["exception_name"] = record.exc_info[0].__name__
         return json.dumps(line, ensure_ascii=False)
 
 
@@ -75,18 +71,21 @@ def _for_people(request: Served) -> str:
     sizes = f"{request.received} in, " * bool(request.received) + f"{request.sent} out"
     whose = f" for {request.subject}" * bool(request.subject)
     return (
-        f"{clock} {request.method} {_masked(request.target)} {request.status}{whose}"
+        f"{clock} {request.method} {logs.masked(request.target)} {request.status}{whose}"
         f" ({sizes}, {request.seconds * 1000:.1f} ms)\n"
     )
 
 
 def _as_json(request: Served) -> str:
+    path = logs.masked(request.target)
     return json.dumps({
-        "time": _time(request.ended),
-        "level": "info",
+        "timestamp": _time(request.ended),
+        "level": "INFO",
+        "service": logs.SERVICE,
         "logger": "access",
+        "message": f"{request.method} {path} {request.status}",
         "method": request.method,
-        "path": _masked(request.target),
+        "path": path,
         "status": request.status,
         "bytes": request.sent,
         "received": request.received,
@@ -95,17 +94,6 @@ def _as_json(request: Served) -> str:
         "subject": request.subject,
         "request_id": request.id,
     }) + "\n"  # fmt: skip
-
-
-def _masked(target: str) -> str:
-    """Without the secrets in it, however their parameters' names are spelt."""
-    if "%" not in target and not any(f"{name}=" in target for name in _SECRET):
-        return target
-    return _PARAMETER.sub(_hidden, target)
-
-
-def _hidden(parameter: re.Match[str]) -> str:
-    return f"{parameter[1]}=***" if unquote(parameter[1]) in _SECRET else parameter[0]
 
 
 def _time(seconds: float) -> str:

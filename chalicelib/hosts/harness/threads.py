@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -39,9 +40,10 @@ class Threads:
         self._queue.put((function, arguments))
 
     def call(self, function: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
-        """Run it when a thread is free, and give its result or exception."""
+        """Run it when a thread is free, in the caller's context, and give its result or
+        exception."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self.put(self._resolve, future, function, arguments)
+        self.put(copy_context().run, self._resolve, future, function, arguments)
         return future
 
     def _run(self) -> None:

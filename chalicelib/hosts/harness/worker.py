@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import uvloop
 
+from chalicelib import logs
 from chalicelib.addresses import networks
 from chalicelib.hosts.harness import log
 from chalicelib.hosts.harness.certificates import REFRESH_SECONDS, Certificates
@@ -129,9 +130,7 @@ class Worker:
 
     def identify(self, given: str | None) -> str:
         """An id for a request: what a proxy in front gave it, or one that nobody else has."""
-        if given and len(given) <= 64 and given.isascii() and given.isprintable():
-            return given
-        return f"{self._prefix}{next(self._numbers):x}"
+        return logs.request_id(given) or f"{self._prefix}{next(self._numbers):x}"
 
     def readiness(self, request: Request) -> "asyncio.Future[Response]":
         """Whether Postgres and storage can be used. While they hang nobody asks them again."""
