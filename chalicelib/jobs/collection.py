@@ -20,6 +20,7 @@ from chalicelib.jobs import Job, Later, events
 from chalicelib.metadata import collection, jobs
 from chalicelib.metadata.collection import BEGINNING
 from chalicelib.metadata.database import Transaction
+from chalicelib.metrics import catalogue
 from chalicelib.registry import uploads
 from chalicelib.registry.blobs import REDIRECTING
 from chalicelib.storage import StorageError
@@ -81,13 +82,22 @@ def perform(context: Context, job: Job) -> Later | None:
     """Collect for a while. What is left then is for another job, at once."""
     until = time.monotonic() + _JOB_SECONDS
     report = Report()
-    collect(context, context.settings.grace, report, until=until)
-    delete_objects(context, patience(context), report, until=until)
+    try:
+        collect(context, context.settings.grace, report, until=until)
+        delete_objects(context, patience(context), report, until=until)
+    finally:
+        _count(report)
     if report != Report():
         _log.info("collected %s", report)
     if time.monotonic() < until:
         return None
     return lambda transaction: jobs.add(transaction, job.kind, {})
+
+
+def _count(report: Report) -> None:
+    for what in ("manifest", "link", "blob", "object"):
+        catalogue.COLLECTED.add(getattr(report, f"{what}s"), what)
+    catalogue.COLLECTED_BYTES.add(report.freed)
 
 
 def run(

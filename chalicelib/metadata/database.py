@@ -23,6 +23,7 @@ from chalicelib.metadata.connection import (
 )
 from chalicelib.metadata.pool import Pool
 from chalicelib.metadata.target import Target
+from chalicelib.metrics import catalogue
 
 __all__ = [
     "Database",
@@ -118,7 +119,7 @@ class Database:
                 error.harmless = error.harmless or sql.startswith("SELECT")
                 raise
 
-        return self._persist(attempt, _ATTEMPTS_ALONE)
+        return self._persist(attempt, _ATTEMPTS_ALONE, "statement")
 
     def transaction(self, work: Callable[[Transaction], T]) -> T:
         """Call ``work`` within a transaction, and commit. It is called again, in a new
@@ -136,7 +137,7 @@ class Database:
             transaction.commit()
             return result
 
-        return self._persist(attempt, _ATTEMPTS)
+        return self._persist(attempt, _ATTEMPTS, "transaction")
 
     def check(self) -> None:
         """Raise ``Unavailable`` when Postgres does not answer (for /ready)."""
@@ -146,21 +147,28 @@ class Database:
         """Close the connections; those in use when they are no longer."""
         self._pool.close()
 
-    def _persist(self, attempt: Callable[[Connection], T], attempts: dict[str, int]) -> T:
+    def _persist(
+        self, attempt: Callable[[Connection], T], attempts: dict[str, int], kind: str
+    ) -> T:
         tried = 0
         while True:
             tried += 1
             try:
                 connection = self._pool.take()
             except ConnectError as error:
+                catalogue.DATABASE_FAILURES.add(1, "connect")
                 raise _unavailable(error) from error
+            began = time.monotonic()
             try:
                 return attempt(connection)
             except ConnectionLost as error:
+                catalogue.DATABASE_FAILURES.add(1, "lost")
                 self._pool.forget_idle()
                 if error.silent or not error.harmless or tried == _RECONNECTS:
                     raise _unavailable(error) from error
             except DatabaseError as error:
+                contended = error.sqlstate in _ATTEMPTS
+                catalogue.DATABASE_FAILURES.add(1, "contention" if contended else "refused")
                 if tried >= attempts.get(error.sqlstate, 0):
                     if _passing(error):
                         raise _unavailable(error) from error
@@ -169,6 +177,7 @@ class Database:
                     raise
             finally:
                 self._pool.give(connection)
+                catalogue.DATABASE_SECONDS.observe(time.monotonic() - began, kind)
             time.sleep(random.uniform(0, 0.02 * 2**tried))  # noqa: S311
 
 

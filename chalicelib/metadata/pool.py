@@ -11,6 +11,7 @@ from collections import deque
 from chalicelib.http import Unavailable
 from chalicelib.metadata.connection import ConnectError, Connection, ConnectionLost, DatabaseError
 from chalicelib.metadata.target import Target
+from chalicelib.metrics import catalogue, sampled
 
 _FRESH = 1.0
 _OLD = 300.0
@@ -87,6 +88,11 @@ class Pool:
                 connection.close()
             self._release(None)
 
+    def usage(self) -> tuple[int, int, int]:
+        """How many connections are used, and idle, and how many there are at most."""
+        slots = list(self._slots)
+        return self._size - len(slots), len(slots) - slots.count(None), self._size
+
     def close(self) -> None:
         """Close the connections; those in use when they are given back."""
         self._closed = True
@@ -112,10 +118,18 @@ class Pool:
     def _wait(self, waiter: "_Waiter") -> Connection | None:
         """The slot that another thread hands over; the first to come is served first, so that
         nobody starves."""
+        began = time.monotonic()
+        try:
+            return self._handed(waiter)
+        finally:
+            catalogue.POOL_WAIT.observe(time.monotonic() - began)
+
+    def _handed(self, waiter: "_Waiter") -> Connection | None:
         if not waiter.handed.wait(self._timeout / 2):
             with self._lock:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
+                    catalogue.POOL_TIMEOUTS.add()
                     raise Unavailable(
                         "The registry has more to do than its database connections can carry;"
                         " try again in a moment."
@@ -151,6 +165,15 @@ class _Waiter:
 
 
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+
+
+@sampled
+def _measure() -> None:
+    found = [pool.usage() for pool in list(_pools) if not pool._closed]
+    used, idle, most = map(sum, zip(*found, strict=True)) if found else (0, 0, 0)
+    catalogue.POOL.set(used, "used")
+    catalogue.POOL.set(idle, "idle")
+    catalogue.POOL_LIMIT.set(most)
 
 
 def _after_fork() -> None:

@@ -20,6 +20,7 @@ from botocore.exceptions import ConnectionError as NoConnection
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
+from chalicelib.metrics import catalogue
 from chalicelib.storage import NoSuchObject, Refused, StorageError
 
 if TYPE_CHECKING:
@@ -111,7 +112,27 @@ class Client:
         """Send a request, and again while S3 is overloaded or out of reach, until ``abandoned``.
         ``RetryAttempts`` among the answer's metadata says how often. Raises ``Refused`` and
         ``StorageError``."""
+        operation = method.__name__
         began = time.monotonic()
+        outcome = "failed"
+        try:
+            answer = self._call(method, attempts, abandoned, began, parameters)
+            outcome = "ok"
+        except Refused:
+            outcome = "refused"
+            raise
+        finally:
+            catalogue.STORAGE_SECONDS.observe(time.monotonic() - began, operation, outcome)
+        return answer
+
+    def _call(
+        self,
+        method: Callable[..., Answer],
+        attempts: int,
+        abandoned: threading.Event | None,
+        began: float,
+        parameters: Mapping[str, Any],
+    ) -> Answer:
         for attempt in itertools.count(1):
             if self._pace is not None:
                 self._pace.wait()
@@ -127,6 +148,7 @@ class Client:
                 pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
                 pause *= random.uniform(0.5, 1)  # noqa: S311
                 _log.info("trying again in %.1f s: %s", pause, error)
+                catalogue.STORAGE_RETRIES.add(1, method.__name__)
                 if abandoned is None:
                     time.sleep(pause)
                 elif abandoned.wait(pause):

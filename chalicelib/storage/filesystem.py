@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -18,6 +19,7 @@ from typing import cast
 
 from chalicelib.folders import sync_folder
 from chalicelib.http import FileRegion, Piece
+from chalicelib.metrics import catalogue
 from chalicelib.storage import ClientParts, NoSuchObject, Staged, StorageError
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{2,200}")
@@ -49,7 +51,7 @@ class FileStore:
         if staged.whole or self.size(staged.key) == staged.size:
             return
         path = self.path(staged.key, ".join")
-        with _explained(), _opened(path) as joined:
+        with _timed("join"), _explained(), _opened(path) as joined:
             # Where two requests complete one upload at once, the second finds it done.
             fcntl.flock(joined, fcntl.LOCK_EX)
             if self.size(staged.key) == staged.size:
@@ -166,7 +168,7 @@ class FileStore:
         os.fsync(target)
 
     def _remove(self, key: str, *suffixes: str) -> None:
-        with _explained():
+        with _timed("remove"), _explained():
             for suffix in suffixes:
                 self.path(key, suffix).unlink(missing_ok=True)
 
@@ -200,7 +202,7 @@ class FileWriter:
             return self._staged
         pieces = _pieces(self._staged) if self._staged is not None else []
         suffix = ".piece" if pieces else ""
-        with _explained():
+        with _timed("sync"), _explained():
             file = self._store.create(self._key) if self._file is None else self._file
             self._file = file
             os.fsync(file)
@@ -282,6 +284,18 @@ def _names(folder: Path) -> list[str]:
             return sorted(file.name for file in folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+@contextmanager
+def _timed(operation: str) -> Iterator[None]:
+    """Measure what waits for the disk."""
+    began = time.monotonic()
+    outcome = "failed"
+    try:
+        yield
+        outcome = "ok"
+    finally:
+        catalogue.STORAGE_SECONDS.observe(time.monotonic() - began, operation, outcome)
 
 
 @contextmanager

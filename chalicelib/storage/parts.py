@@ -5,9 +5,11 @@ import mmap
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from chalicelib.metrics import catalogue, sampled
 from chalicelib.storage import StorageError
 
 BLOCK = 256 << 10
@@ -28,14 +30,16 @@ class Memory:
         self._map = mmap.mmap(-1, count * BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         whole = memoryview(self._map)
         self._free = [whole[n * BLOCK : (n + 1) * BLOCK] for n in reversed(range(count))]
-        self._count = count
+        self.count = count
+        """How many blocks there are."""
         self._most = 0
         self._lock = threading.Lock()
+        _memories.add(self)
 
     @property
     def lent(self) -> int:
         """How many blocks are lent."""
-        return self._count - len(self._free)
+        return self.count - len(self._free)
 
     def take(self) -> memoryview | None:
         """A block, or None where all of them are lent."""
@@ -53,6 +57,16 @@ class Memory:
             if not self.lent and self._most > _KEEP:
                 self._most = 0
                 self._map.madvise(mmap.MADV_DONTNEED)
+
+
+_memories: "weakref.WeakSet[Memory]" = weakref.WeakSet()
+
+
+@sampled
+def _measure() -> None:
+    found = list(_memories)
+    catalogue.PART_MEMORY.set(sum(memory.lent for memory in found) * BLOCK)
+    catalogue.PART_MEMORY_LIMIT.set(sum(memory.count for memory in found) * BLOCK)
 
 
 class Part:
@@ -134,6 +148,7 @@ class Part:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                catalogue.SPILLED.add()
             return self._file.write(view)
         except OSError as error:
             raise StorageError(
