@@ -13,7 +13,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-long lint types format check clients conformance bench package clean
+.PHONY: help run setup test test-long lint types format check clients conformance bench localstack package clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ package: $(VENV)/.installed-tests ## make the stack for AWS: .chalice/deployment
 	AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(BIN)/chalice package --stage prod \
 		--template-format yaml --merge-template .chalice/resources.yaml .chalice/deployments/prod
 	$(BIN)/python .chalice/precompile.py .chalice/deployments/prod/deployment.zip
+
+localstack: $(VENV)/.installed-tests ## deploy the stack into an AWS on this machine and serve it on 127.0.0.1:5000 (ARGS="--port 5001")
+	$(BIN)/python -m infra.localstack $(ARGS)
 
 format: $(VENV)/.installed-lint ## put the code into the house's style
 	$(BIN)/ruff format .

@@ -58,6 +58,8 @@ REMAPPED_IN_ANSWER = {
 }
 """Fields that come out as ``x-amzn-remapped-…`` ("Amazon API Gateway important notes"), and
 ``Content-Length``, of which that was seen with HEAD."""
+HEADERS_LIMIT = 10240
+"""Bytes of an answer's fields ("Quotas for configuring and running a REST API")."""
 DROPPED_FROM_ANSWER = {"expect", "proxy-authenticate", "te", "trailer", "transfer-encoding", "via"}
 
 
@@ -88,6 +90,27 @@ def resolved(value: Any, parameters: Mapping[str, str]) -> Any:
         case {"Fn::Select": [index, items]}:
             return resolved(items, parameters)[index]
     return {key: resolved(item, parameters) for key, item in value.items()}
+
+
+def own_answer(
+    own: Mapping[str, Any], kind: str, status: int, message: str, context: Mapping[str, str]
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, fields and body of an answer that no function gave, as the template shapes it. Its
+    fields are constants or variables of the authorizer's context, in its body variables are
+    replaced and no more (not VTL)."""
+    known = {f"context.authorizer.{name}": value for name, value in context.items()}
+    template = own.get("responseTemplates", {}).get("application/json")
+    fields = [("Content-Type", "application/json"), ("x-amzn-ErrorType", kind)]
+    for target, value in own.get("responseParameters", {}).items():
+        assert target.startswith("gatewayresponse.header.")
+        name = target.removeprefix("gatewayresponse.header.")
+        if value[0] == value[-1] == "'":
+            fields.append((name, value[1:-1]))
+        elif value in known:
+            fields.append((name, known[value]))
+    text = template or json.dumps({"message": message})
+    text = re.sub(r"\$(context\.[\w.]*\w)", lambda found: known.get(found[1], ""), text)
+    return int(own.get("statusCode", status)), fields, text.encode()
 
 
 def resource_of(path: str, resources: Collection[str]) -> str | None:
@@ -303,26 +326,13 @@ class _Handler(Front):
                 kept += [(f"x-amzn-Remapped-{name}", value) for value in values]
             elif name.lower() not in DROPPED_FROM_ANSWER:
                 kept += [(name, value) for value in values]
-        if sum(len(name) + len(value) for name, value in kept) > 10240:
+        if sum(len(name) + len(value) for name, value in kept) > HEADERS_LIMIT:
             return self.answer_alone("INTEGRATION_FAILURE", 502, "Internal server error")
         return self.write(int(answer["statusCode"]), kept, data)
 
     def answer_alone(
         self, kind: str, status: int, message: str, context: Mapping[str, str] | None = None
     ) -> None:
-        """An answer that no function gave, as the template shapes it. Its fields are constants or
-        variables of the context, in its body variables are replaced and no more (not VTL)."""
-        known = {f"context.authorizer.{name}": value for name, value in (context or {}).items()}
+        """Give one of the API's own answers."""
         own = self.server.own_answers.get(kind, {})
-        template = own.get("responseTemplates", {}).get("application/json")
-        fields = [("Content-Type", "application/json"), ("x-amzn-ErrorType", kind)]
-        for target, value in own.get("responseParameters", {}).items():
-            assert target.startswith("gatewayresponse.header.")
-            name = target.removeprefix("gatewayresponse.header.")
-            if value[0] == value[-1] == "'":
-                fields.append((name, value[1:-1]))
-            elif value in known:
-                fields.append((name, known[value]))
-        text = template or json.dumps({"message": message})
-        text = re.sub(r"\$(context\.[\w.]*\w)", lambda found: known.get(found[1], ""), text)
-        self.write(int(own.get("statusCode", status)), fields, text.encode())
+        self.write(*own_answer(own, kind, status, message, context or {}))

@@ -1,145 +1,63 @@
-"""The packaged stack, deployed into ministack: an API Gateway, a Lambda and a CloudFormation that
-others wrote, and checked against AWS."""
+"""The packaged stack, deployed into ministack as `make localstack` does: an API Gateway, a Lambda
+and a CloudFormation that others wrote, and checked against AWS. Before it stands our front, with
+AWS's limits and renames."""
 
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from http.client import HTTPConnection
-from http.server import ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
-import boto3
 import pytest
-import yaml
+from standardwebhooks import Webhook as Verifier
 
-from tests.client import Answer, Body, HTTPClient, push_image
+from chalicelib import digests
+from infra.localstack.clouds import Ministack
+from infra.localstack.stack import BUCKET, Stack, deployed
+from tests.accounts import command, set_visibility
+from tests.client import HTTPClient, push_blob, push_image
+from tests.clients.test_docker import files_of, load, remove_images
 from tests.conftest import need
-from tests.hosts.api_gateway import Front, resolved
-from tests.hosts.lambda_package import package
 from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, LoggedIn, migrated
-from tests.images import layout_contents, make_image, write_layout
-from tests.servers import (
-    BIN,
-    Postgres,
-    Server,
-    answers,
-    free_port,
-    run,
-    stopping,
-    wait_until,
-)
+from tests.images import layout_contents, make_bytes, make_image, write_layout
+from tests.jobs.receiver import Receiver
+from tests.servers import DockerEngine, Kubo, Postgres, free_port, run, stopping, wait_until
 
 pytestmark = pytest.mark.long
 
-REGION, BUCKET = "us-east-1", "blobs"
-
-
-class Ministack(Server):
-    """Its CloudFormation, Lambda, API Gateway and S3, on one port."""
-
-    name = "ministack"
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.port = free_port()
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-
-    def command(self) -> list[str]:
-        return [str(BIN / "ministack")]
-
-    def environment(self) -> Mapping[str, str]:
-        return {
-            "BIND_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(self.port),
-            "SFTP_ENABLED": "0",
-            "IOT_MTLS_ENABLED": "0",
-            "LAMBDA_EXECUTOR": "local",
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "S3_PERSIST": "1",
-            "S3_DATA_DIR": str(self.directory / "s3"),
-        }
-
-    def ready(self) -> bool:
-        return answers(f"{self.endpoint}/_ministack/health")
-
-    def client(self, service: Any) -> Any:
-        """A boto3 client of one of its services."""
-        return boto3.client(
-            service,
-            endpoint_url=self.endpoint,
-            region_name=REGION,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
-
-
-class Domain(ThreadingHTTPServer):
-    """A domain of the API's own. ministack has those too, but takes /v2/ for its own ECR."""
-
-    daemon_threads = True
-
-    def __init__(self, port: int, server: Ministack, prefix: str) -> None:
-        super().__init__(("127.0.0.1", port), _Forwarding)
-        self.target = server.port
-        self.prefix = prefix
-
-
-class _Forwarding(Front):
-    server: Domain
-
-    def serve(self) -> None:
-        body = self.read_body()
-        connection = HTTPConnection("127.0.0.1", self.server.target, timeout=60)
-        fields = {
-            name: value
-            for name, value in self.headers.items()
-            if name.lower() not in ("transfer-encoding", "content-length", "expect")
-        }
-        connection.request(self.command, self.server.prefix + self.path, body or None, fields)
-        response = connection.getresponse()
-        data = response.read()
-        kept = [pair for pair in response.getheaders() if pair[0].lower() != "content-length"]
-        if self.command == "HEAD":
-            data = bytes(int(response.headers["Content-Length"]))
-        self.write(response.status, kept, data)
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The deployed registry: where it serves, and what its functions share."""
-
-    host: str
-    database: str
-    server: Ministack
+Query = Callable[[str], list[list[object]]]
 
 
 @pytest.fixture(scope="module")
-def stack(directory: Path, postgres: Postgres) -> Iterator[Stack]:
+def server(directory: Path) -> Iterator[Ministack]:
+    server = Ministack(directory / "ministack")
+    with stopping(server):
+        yield server.start()
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """Whom webhooks tell."""
+    with closing(Receiver()) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def stack(
+    server: Ministack, directory: Path, postgres: Postgres, kubo: Kubo, receiver: Receiver
+) -> Iterator[Stack]:
     """The registry, deployed. Its schedule is off until a test wants it."""
     folder = directory / "stack"
     folder.mkdir()
-    template = package(folder, packages=True)
-    [schedule] = template["Resources"]["Work"]["Properties"]["Events"].values()
-    schedule["Properties"]["State"] = "DISABLED"
-    server = Ministack(directory / "ministack")
-    port = free_port()
-    parameters = {
-        "DatabaseUrl": migrated(postgres.new_database()),
-        "Bucket": BUCKET,
-        "StorageUrl": f"s3://{BUCKET}?region={REGION}&path_style=true&endpoint={server.endpoint}",
-        "SecretKey": "a secret for the tests of Lambda",
-        "PublicUrl": f"http://127.0.0.1:{port}",
+    url = migrated(postgres.new_database())
+    settings = {
+        "OPENREGISTRY_PRIVATE_WEBHOOKS": receiver.origin,
+        "OPENREGISTRY_IPFS_NODES": kubo.url,
+        "OPENREGISTRY_GRACE": "1s",
+        "OPENREGISTRY_PRESIGN_EXPIRY": "60s",
     }
-    with stopping(server):
-        server.start()
-        api = deploy(server, template, folder / "out" / "deployment.zip", parameters)
-        with Domain(port, server, f"/_aws/execute-api/{api}/prod") as domain:
-            Thread(target=domain.serve_forever, daemon=True).start()
-            database = parameters["DatabaseUrl"].rpartition("/")[2]
-            yield Stack(f"127.0.0.1:{port}", database, server)
-            domain.shutdown()
+    with deployed(server, folder, url, free_port(), settings=settings, scheduled=False) as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -148,47 +66,16 @@ def host(stack: Stack) -> str:
     return stack.host
 
 
-def deploy(server: Ministack, template: Any, code: Path, parameters: Mapping[str, str]) -> str:
-    """Do what `aws cloudformation package` and `deploy` do; give the API's id."""
-    s3 = server.client("s3")
-    s3.create_bucket(Bucket=BUCKET)
-    s3.create_bucket(Bucket="code")
-    s3.upload_file(str(code), "code", "deployment.zip")
-    for resource in template["Resources"].values():
-        if resource["Type"] == "AWS::Serverless::Function":
-            resource["Properties"]["CodeUri"] = "s3://code/deployment.zip"
-    # ministack's RestApi takes the binary types from this property alone, which the one of SAM
-    # loses on its way there, and takes no gateway responses from a definition.
-    definition = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
-    template["Resources"]["RestAPI"] = {
-        "Type": "AWS::ApiGateway::RestApi",
-        "Properties": {
-            "Name": "openregistry",
-            "Body": definition,
-            "BinaryMediaTypes": definition["x-amazon-apigateway-binary-media-types"],
-        },
-    }
-    stacks = server.client("cloudformation")
-    stacks.create_stack(
-        StackName="openregistry",
-        TemplateBody=yaml.safe_dump(template),
-        Parameters=[
-            {"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()
-        ],
-        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
-    )
-    stacks.get_waiter("stack_create_complete").wait(
-        StackName="openregistry", WaiterConfig={"Delay": 1, "MaxAttempts": 60}
-    )
-    [stack] = stacks.describe_stacks(StackName="openregistry")["Stacks"]
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-    api = server.client("apigateway")
-    identifier: str = outputs["RestAPIId"]
-    answers = definition["x-amazon-apigateway-gateway-responses"]
-    for kind, answer in resolved(answers, parameters).items():
-        api.put_gateway_response(restApiId=identifier, responseType=kind, **answer)
-    api.create_deployment(restApiId=identifier, stageName="prod")
-    return identifier
+@pytest.fixture
+def client(host: str) -> LoggedIn:
+    return LoggedIn(host)
+
+
+@pytest.fixture
+def query(stack: Stack, postgres: Postgres) -> Query:
+    """Ask the database that the functions share."""
+    name = stack.settings["OPENREGISTRY_DATABASE_URL"].rpartition("/")[2]
+    return lambda sql: postgres.query(sql, name)
 
 
 def test_a_stranger_is_challenged(host: str) -> None:
@@ -197,6 +84,13 @@ def test_a_stranger_is_challenged(host: str) -> None:
     challenge = f'Bearer realm="http://{host}/token",service="{host}"'
     assert answer.headers["WWW-Authenticate"] == challenge
     assert answer.code == "UNAUTHORIZED"
+
+
+def test_a_functions_own_challenge_is_renamed(host: str) -> None:
+    answer = LoggedIn(host, USER, "wrong password").request("GET", "/token")
+    assert answer.status == 401, answer
+    assert "WWW-Authenticate" not in answer.headers
+    assert answer.headers["x-amzn-Remapped-WWW-Authenticate"]
 
 
 def test_health_and_readiness(host: str) -> None:
@@ -208,6 +102,46 @@ def test_health_and_readiness(host: str) -> None:
 def test_the_version_is_answered(host: str) -> None:
     answer = HTTPClient(host).request("GET", "/v2/", headers=AUTHORIZATION)
     assert answer.status == 200, answer
+
+
+def test_a_body_that_lambda_does_not_take(client: LoggedIn) -> None:
+    """4.4 MB pass, 4.8 MB do not, and neither do 11 MB; no function is asked."""
+    push_blob(client, "stack/large", make_bytes(4_400_000))
+    for size in (4_800_000, 11 << 20):
+        location = client.request("POST", "/v2/stack/large/blobs/uploads/").location
+        answer = client.request("PATCH", location, make_bytes(size))
+        assert (answer.status, answer.code) == (413, "SIZE_INVALID"), answer
+        assert "openregistry proxy" in answer.json["errors"][0]["message"]
+
+
+def test_docker_logs_in_pushes_and_pulls(
+    stack: Stack, docker: DockerEngine, tmp_path: Path
+) -> None:
+    tag = f"{stack.host}/stack/docker:1"
+    image = make_image((1000, 20, 2 << 20), tag)
+    load(docker, tmp_path, tag, image)
+    docker.run("login", "--username", USER, "--password", PASSWORD, stack.host)
+    try:
+        assert docker.run("push", tag).stdout.count(": Pushed") == 3
+        remove_images(docker)
+        docker.run("pull", tag)
+        assert files_of(docker, tag, tmp_path) == image.files
+    finally:
+        docker.run("logout", stack.host)
+        remove_images(docker)
+
+
+def test_a_blob_is_pulled_from_the_bucket(stack: Stack, client: LoggedIn) -> None:
+    data = make_bytes(100_000, "redirect")
+    digest = push_blob(client, "stack/redirect", data)
+    for method, body in (("GET", data), ("HEAD", b"")):
+        answer = client.request(method, f"/v2/stack/redirect/blobs/{digest}")
+        assert answer.status == 307, answer
+        assert answer.location.startswith(f"{stack.cloud.endpoint}/{BUCKET}/")
+        assert "Signature=" in answer.location
+        stored = HTTPClient(stack.host).request(method, answer.location)
+        assert (stored.status, stored.body) == (200, body)
+        assert stored.headers["Content-Length"] == "100000"
 
 
 def test_skopeo_pushes_and_pulls(host: str, tmp_path: Path) -> None:
@@ -224,62 +158,83 @@ def test_skopeo_pushes_and_pulls(host: str, tmp_path: Path) -> None:
     }
 
 
-class Typed(LoggedIn):
-    """A client that says of bytes that they are. ministack would take them for text."""
-
-    def request(
-        self, method: str, target: str, body: Body = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
-        fields = {"Content-Type": "application/octet-stream"} | dict(headers or {})
-        return super().request(method, target, body, fields)
-
-
-def push(host: str, repository: str) -> LoggedIn:
-    client = Typed(host)
-    push_image(client, repository, make_image((10,), repository), "1")
-    return client
-
-
-def test_pulls_are_counted_by_the_queue(stack: Stack, postgres: Postgres) -> None:
-    client = push(stack.host, "stack/pulls")
+def test_pulls_are_counted_by_the_queue(client: LoggedIn, query: Query, server: Ministack) -> None:
+    push_image(client, "stack/pulls", make_image((10,), "pulls"), "1")
     for _ in range(3):
         assert client.request("GET", "/v2/stack/pulls/manifests/1").status == 200
     sql = (
         "SELECT p.pulls FROM repository_pulls p JOIN repositories r ON r.id = p.repository_id"
         " WHERE r.name = 'stack/pulls'"
     )
-    wait_until(lambda: postgres.query(sql, stack.database) == [[3]], 60, stack.server.story)
+    wait_until(lambda: query(sql) == [[3]], 60, server.story)
 
 
-def test_a_push_wakes_the_workers_by_the_queue(stack: Stack, postgres: Postgres) -> None:
-    """The job of a webhook is done, though no schedule comes: its receiver is refused."""
-    client = push(stack.host, "stack/wakes")
-    postgres.query(
-        "INSERT INTO webhooks (id, repository_id, url, events, format, secret, created_by)"
-        " SELECT gen_random_uuid(), id, 'https://127.0.0.1/', '{push}', 'cloudevents', '', ''"
-        " FROM repositories WHERE name = 'stack/wakes'",
-        stack.database,
-    )
-    push_image(client, "stack/wakes", make_image((20,), "wakes"), "2")
-    sql = "SELECT count(*) FROM jobs WHERE kind = 'webhook.deliver' AND tries = 0"
-    wait_until(lambda: postgres.query(sql, stack.database) == [[0]], 60, stack.server.story)
-    sql = "SELECT count(*) FROM webhook_deliveries"
-    assert postgres.query(sql, stack.database) == [[1]]
+def test_a_push_is_told_to_a_webhook(stack: Stack, client: LoggedIn, receiver: Receiver) -> None:
+    """The queue wakes the workers: the schedule is off."""
+    push_image(client, "stack/told", make_image((10,), "told"), "1")
+    where = ("--event", "push", "--repository", "stack/told")
+    hook = command(stack.settings, "webhook", "add", receiver.origin, *where)
+    digest = push_image(client, "stack/told", make_image((20,), "told"), "2")
+    [request] = receiver.wait(1, 60)
+    told = Verifier(hook["secret"]).verify(request.body, request.headers)
+    assert (told["data"]["repository"], told["data"]["digest"]) == ("stack/told", digest)
+    assert told["source"] == f"http://{stack.host}"
 
 
-def test_the_schedule_does_jobs(stack: Stack, postgres: Postgres) -> None:
-    postgres.query("DELETE FROM schedules", stack.database)
-    events = stack.server.client("events")
+def test_a_push_goes_to_a_resolver(
+    stack: Stack, client: LoggedIn, query: Query, kubo: Kubo, server: Ministack
+) -> None:
+    """An IPFS node has what is pushed, byte for byte."""
+    push_image(client, "stack/resolved", make_image((10,), "resolved"), "1")
+    set_visibility(stack.settings, "stack/resolved", "public")
+    command(stack.settings, "resolver", "choose", "--repository", "stack/resolved", "ipfs")
+    image = make_image((1000, 300_000), "resolved")
+    push_image(client, "stack/resolved", image, "2")
+
+    def cids() -> dict[str, str]:
+        rows = query("SELECT digest, cid FROM resolver_copies WHERE state = 'there'")
+        return {digests.unpack(cast("bytes", digest)): str(cid) for digest, cid in rows}
+
+    contents = (*image.blobs, image.manifest)
+    wait_until(lambda: cids().keys() >= {each.digest for each in contents}, 60, server.story)
+    for content in contents:
+        url = f"{kubo.gateway}/ipfs/{cids()[content.digest]}"
+        assert HTTPClient(stack.host).request("GET", url).body == content.data
+
+
+def test_the_schedule_collects(
+    stack: Stack, client: LoggedIn, query: Query, server: Ministack
+) -> None:
+    """What nothing names is gone from the bucket. Its grace is a second here; two of the
+    schedule's minutes are waited for, and what else would be is taken from the clocks."""
+    s3 = server.client("s3")
+    digest = push_blob(client, "stack/collected", make_bytes(1000, "collected"))
+    key = urlsplit(client.request("GET", f"/v2/stack/collected/blobs/{digest}").location).path
+    _, bucket, name = key.split("/", 2)
+    assert s3.head_object(Bucket=bucket, Key=name)
+    assert client.request("DELETE", f"/v2/stack/collected/blobs/{digest}").status == 202
+
+    query("DELETE FROM schedules")
+    events = server.client("events")
     [rule] = [each for each in events.list_rules()["Rules"] if "Work" in each["Name"]]
     assert rule["ScheduleExpression"] == "rate(1 minute)"
     events.enable_rule(Name=rule["Name"])
-    sql = "SELECT count(*) FROM schedules WHERE kind = 'uploads.expire'"
-    wait_until(lambda: postgres.query(sql, stack.database) == [[1]], 150, stack.server.story)
+    doomed = "SELECT count(*) FROM doomed_objects"
+    wait_until(lambda: query(doomed) != [[0]], 150, server.story)
+    # The redirect that was handed out has ended, and the job is due again.
+    query("UPDATE doomed_objects SET doomed_at = doomed_at - interval '1 hour'")
+    query("DELETE FROM schedules")
+
+    def there() -> bool:
+        return any(each["Key"] == name for each in s3.list_objects_v2(Bucket=bucket)["Contents"])
+
+    wait_until(lambda: not there(), 150, server.story)
+    assert query(doomed) == [[0]]
 
 
-def test_what_is_not_the_registrys_ends_among_the_dead_letters(stack: Stack) -> None:
+def test_what_is_not_the_registrys_ends_among_the_dead_letters(server: Ministack) -> None:
     """It comes again by itself, and what came with it does not."""
-    queues = stack.server.client("sqs")
+    queues = server.client("sqs")
     urls = queues.list_queues()["QueueUrls"]
     [queue] = [url for url in urls if "DeadLetters" not in url]
     [dead] = [url for url in urls if "DeadLetters" in url]
@@ -291,4 +246,4 @@ def test_what_is_not_the_registrys_ends_among_the_dead_letters(stack: Stack) -> 
         found = queues.receive_message(QueueUrl=dead, WaitTimeSeconds=1)
         return [each["Body"] for each in found.get("Messages", [])]
 
-    wait_until(lambda: letters() == ["not ours"], 90, stack.server.story)
+    wait_until(lambda: letters() == ["not ours"], 90, server.story)

@@ -1,0 +1,1 @@
+"""AWS on one machine: the stack that `make package` makes, deployed into an AWS that is none."""
