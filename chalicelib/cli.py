@@ -31,6 +31,7 @@ ROOMS = (
     "chalicelib.registry.webhooks_command",
     "chalicelib.jobs.collection_command",
     "chalicelib.jobs.orphans_command",
+    "chalicelib.fsck.command",
     "chalicelib.jobs.resolving_command",
     "chalicelib.resolvers.index_command",
     "chalicelib.resolvers.archives_command",
