@@ -10,10 +10,12 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 # More options for pytest: make test ARGS="-k upload -x"
 ARGS ?=
+# The name of the image that `make image` builds.
+TAG ?= openregistry
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-long lint types format check clients conformance bench localstack package clean
+.PHONY: help run setup test test-long lint types format check clients conformance bench localstack package image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +53,11 @@ package: $(VENV)/.installed-tests ## make the stack for AWS: .chalice/deployment
 	AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(BIN)/chalice package --stage prod \
 		--template-format yaml --merge-template .chalice/resources.yaml .chalice/deployments/prod
 	$(BIN)/python .chalice/precompile.py .chalice/deployments/prod/deployment.zip
+
+image: ## build the container image (another base: BASE=IMAGE; more for docker build: ARGS="--pull")
+	docker build --file infra/Dockerfile --tag $(TAG) $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' chalicelib/__init__.py) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) $(ARGS) .
 
 localstack: $(VENV)/.installed-tests ## deploy the stack into an AWS on this machine and serve it on 127.0.0.1:5000 (ARGS="--port 5001")
 	$(BIN)/python -m infra.localstack $(ARGS)

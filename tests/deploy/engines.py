@@ -60,6 +60,12 @@ class Engine(DockerEngine):
             PATH=f"/usr/bin:{os.environ['PATH']}",  # Debian's client, which belongs to its engine
         ).stdout
 
+    def stop(self, within: float = 30) -> None:
+        super().stop(within)
+        # The network of containers that have none of their own stays mounted.
+        for place in (self.directory / "exec/netns").glob("*"):
+            run("umount", place, check=False)
+
     @contextlib.contextmanager
     def container(self, *arguments: str | Path) -> Iterator["Container"]:
         """Run a container; it is removed at the end."""
