@@ -90,6 +90,14 @@ def account() -> Response:
     return aws_lambda.answer(_event())
 
 
+@app.route("/status", methods=["GET", "HEAD"], content_types=["*/*"])
+@app.route("/status.json", methods=["GET", "HEAD"], content_types=["*/*"])
+@app.route("/status.css", methods=["GET", "HEAD"], content_types=["*/*"])
+def page() -> Response:
+    """What came of the registry's probes of itself."""
+    return aws_lambda.answer(_event())
+
+
 @app.route("/health", methods=["GET", "HEAD"], content_types=["*/*"])
 @app.route("/ready", methods=["GET", "HEAD"], content_types=["*/*"])
 def status() -> Response:

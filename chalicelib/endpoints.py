@@ -81,6 +81,14 @@ def account(context: Context, request: Request) -> Response:
     return files.get(request.path, console.page)(context, request)
 
 
+def status(context: Context, request: Request) -> Response:
+    """The page that tells whether the registry works, and the files that belong to it."""
+    from chalicelib.console import status
+
+    files = {"/status.json": status.document, "/status.css": status.style}
+    return files.get(request.path, status.page)(context, request)
+
+
 def trigger(context: Context, request: Request) -> Response:
     """What a signed message from elsewhere starts."""
     from chalicelib.jobs import triggers
@@ -162,6 +170,9 @@ ENDPOINTS = (
     Endpoint(("GET", "HEAD"), "/account", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/account.js", account, Permission.ANONYMOUS),
     Endpoint(("GET", "HEAD"), "/account.css", account, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/status", status, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/status.json", status, Permission.ANONYMOUS),
+    Endpoint(("GET", "HEAD"), "/status.css", status, Permission.ANONYMOUS),
 )  # fmt: skip
 
 

@@ -493,6 +493,12 @@ class Settings:
         default=True,
         metadata=_told(_flag, "whether `serve` does jobs too; false where others run `work`"),
     )
+    status_probes: bool = field(
+        default=True,
+        metadata=_told(
+            _flag, "whether the registry tries itself every five minutes, for the page /status"
+        ),
+    )
     database_pool: int = field(
         default=8, metadata=_told(_number(1, 1000), "Postgres connections of each process")
     )

@@ -29,6 +29,7 @@ def core_settings(directory: Path, _migrated: str) -> Settings:
     return Settings.from_environment(
         {
             "OPENREGISTRY_ACCESS": "open",
+            "OPENREGISTRY_STATUS_PROBES": "false",
             "OPENREGISTRY_DATABASE_URL": _migrated,
             "OPENREGISTRY_DATA_DIR": str(directory / "core"),
             "OPENREGISTRY_SECRET_KEY": "a secret for the tests alone",

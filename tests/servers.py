@@ -210,6 +210,7 @@ class Registry(Server):
         self.host = settings.get("OPENREGISTRY_LISTEN") or f"127.0.0.1:{free_port()}"
         self.settings = {
             "OPENREGISTRY_ACCESS": "open",
+            "OPENREGISTRY_STATUS_PROBES": "false",
             **settings,
             "OPENREGISTRY_DATA_DIR": str(self.data_dir),
             "OPENREGISTRY_LISTEN": self.host,

@@ -18,7 +18,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     " form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-_SECURITY = (
+SECURITY = (
     ("Content-Security-Policy", _POLICY),
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
@@ -30,22 +30,23 @@ _SECURITY = (
 
 def page(context: Context, request: Request) -> Response:
     """The page ``/account``."""
-    return _file(context, request, "account.html", "text/html; charset=utf-8")
+    return sent(context, request, "account.html", "text/html; charset=utf-8")
 
 
 def script(context: Context, request: Request) -> Response:
     """Its script, ``/account.js``."""
-    return _file(context, request, "account.js", "text/javascript; charset=utf-8")
+    return sent(context, request, "account.js", "text/javascript; charset=utf-8")
 
 
 def style(context: Context, request: Request) -> Response:
     """Its style, ``/account.css``."""
-    return _file(context, request, "account.css", "text/css; charset=utf-8")
+    return sent(context, request, "account.css", "text/css; charset=utf-8")
 
 
-def _file(context: Context, request: Request, name: str, media_type: str) -> Response:
+def sent(context: Context, request: Request, name: str, media_type: str) -> Response:
+    """A file of this room."""
     content, etag = _read(name)
-    headers = [("ETag", etag), ("Cache-Control", "no-cache"), *_SECURITY]
+    headers = [("ETag", etag), ("Cache-Control", "no-cache"), *SECURITY]
     if request.secure:
         headers.append(("Strict-Transport-Security", "max-age=63072000"))
     if matches(request.headers.get("If-None-Match"), etag):

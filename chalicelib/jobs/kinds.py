@@ -10,6 +10,7 @@ from chalicelib.jobs import (
     healing,
     indexing,
     orphans,
+    probing,
     quotas,
     resolving,
     retention,
@@ -45,5 +46,6 @@ KINDS = (
     Kind("resolve.release", resolving.release, every=5 * MINUTE),
     Kind(HEAL, healing.perform),
     Kind("index.publish", indexing.perform, every=HOUR),
+    Kind(probing.KIND, probing.perform, every=probing.EVERY),
     Kind("triggers.expire", triggers.expire, every=HOUR),
 )

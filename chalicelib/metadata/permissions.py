@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 from chalicelib.metadata.database import Runner
 
+PROBED = "openregistry-status/probe"
+"""The repository by which the registry tries itself (``chalicelib.jobs.probing``): no catalog shows
+it."""
+
 ROLES = ("none", "read", "write", "maintain", "admin")
 NONE, READ, WRITE, MAINTAIN, ADMIN = range(5)
 
@@ -111,7 +115,7 @@ def visible(
     in the order of their bytes, after ``last``; those alone that match one of ``globs``, if these
     are given."""
     rows = runner.run(
-        f"SELECT r.name FROM {READERS} WHERE r.name > :last AND {READABLE}"
+        f"SELECT r.name FROM {READERS} WHERE r.name > :last AND r.name <> '{PROBED}' AND {READABLE}"
         " AND EXISTS (SELECT FROM manifests m WHERE m.repository_id = r.id)"
         " ORDER BY r.name LIMIT :count",
         account=account_id,

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from chalicelib.metadata.database import Runner
-from chalicelib.metadata.permissions import READABLE, READERS, patterns, role_of
+from chalicelib.metadata.permissions import PROBED, READABLE, READERS, patterns, role_of
 
 
 class New(NamedTuple):
@@ -38,6 +38,7 @@ def page(runner: Runner, last: str, count: int) -> list[str]:
     after ``last``."""
     rows = runner.run(
         "SELECT name FROM repositories r WHERE name > :last"
+        f" AND name <> '{PROBED}'"
         " AND EXISTS (SELECT FROM manifests m WHERE m.repository_id = r.id)"
         " ORDER BY name LIMIT :count",
         last=last,
