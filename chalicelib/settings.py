@@ -499,6 +499,13 @@ class Settings:
             _flag, "whether the registry tries itself every five minutes, for the page /status"
         ),
     )
+    metrics_listen: Address | None = field(
+        default=None,
+        metadata=_told(
+            read_address,
+            "host:port at which Prometheus is answered, which nobody else should reach",
+        ),
+    )
     database_pool: int = field(
         default=8, metadata=_told(_number(1, 1000), "Postgres connections of each process")
     )

@@ -8,7 +8,8 @@ import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from chalicelib import __version__
 from chalicelib.cli import CommandError, Commands
@@ -20,6 +21,10 @@ from chalicelib.settings import (
     secret_key,
     strangers,
 )
+
+if TYPE_CHECKING:
+    from chalicelib.context import Context
+    from chalicelib.hosts.harness.exporter import Exporter
 
 _log = logging.getLogger(__name__)
 
@@ -64,12 +69,7 @@ def serve(_options: argparse.Namespace) -> int:
         open_database(settings)
     signal.signal(signal.SIGTERM, _interrupt)
     with ExitStack() as stack:
-        try:
-            listener = stack.enter_context(supervisor.listen(settings.listen))
-        except OSError as error:
-            raise CommandError(
-                f"OPENREGISTRY_LISTEN: {settings.listen} cannot be listened on: {error.strerror}"
-            ) from error
+        listener = stack.enter_context(_listen("LISTEN", settings.listen))
         count = settings.workers or min(os.cpu_count() or 1, MOST_WORKERS)
         check_folders(settings)
         settings = replace(settings, secret_key=secret_key(settings))
@@ -91,11 +91,36 @@ def serve(_options: argparse.Namespace) -> int:
             first = _first_administrator(settings) if settings.access == "accounts" else None
         except (StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error
+        exporter = _exporter(context, stack)
         _announce(settings, listener, first)
         supervisor.Supervisor(
-            Registry(context), settings, listener, count, certificates=files
+            Registry(context), settings, listener, count, certificates=files, exporter=exporter
         ).run()
     return 0
+
+
+def _listen(setting: str, address: Address) -> socket.socket:
+    """Raises ``CommandError`` with the setting's name."""
+    from chalicelib.hosts.harness import supervisor
+
+    try:
+        return supervisor.listen(address)
+    except OSError as error:
+        raise CommandError(
+            f"OPENREGISTRY_{setting}: {address} cannot be listened on: {error.strerror}"
+        ) from error
+
+
+def _exporter(context: "Context", stack: ExitStack) -> "Exporter | None":
+    """What answers Prometheus, where that is wished. Raises ``CommandError``."""
+    address = context.settings.metrics_listen
+    if address is None:
+        return None
+    from chalicelib.hosts.harness.exporter import Exporter
+    from chalicelib.metrics.survey import survey
+
+    listener = stack.enter_context(_listen("METRICS_LISTEN", address))
+    return Exporter(listener, partial(survey, context.database))
 
 
 def _fit(settings: Settings, count: int) -> None:

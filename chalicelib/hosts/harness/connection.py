@@ -65,8 +65,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("begun", "body", "id", "keep", "request", "sent", "status", "subject", "target",
-                 "version", "wrong")  # fmt: skip
+    __slots__ = ("begun", "body", "id", "keep", "request", "route", "sent", "status",
+                 "subject", "target", "version", "wrong")  # fmt: skip
 
     def __init__(
         self,
@@ -88,6 +88,7 @@ class Exchange:
         self.wrong: RegistryError | None = None
         self.status = 0
         self.subject = ""
+        self.route = ""
         self.sent = 0
 
 
@@ -125,6 +126,11 @@ class Connection(asyncio.Protocol):
         self._blocked: asyncio.Future[None] | None = None
         # When the present state began: a head, idleness, a piece sent. In the loop's time.
         self._since = self._loop.time()
+
+    @property
+    def busy(self) -> int:
+        """How many requests are not yet answered. For any thread."""
+        return len(self._exchanges)
 
     # What asyncio calls.
 
@@ -436,6 +442,14 @@ class Connection(asyncio.Protocol):
         receiver = await worker.bulk.call(self._functions.receive, request)
         if isinstance(receiver, Response):
             return receiver
+        worker.uploads += 1
+        try:
+            return await self._feed(exchange, body, receiver)
+        finally:
+            worker.uploads -= 1
+
+    async def _feed(self, exchange: Exchange, body: Body, receiver: Receiver) -> Response:
+        worker = self._worker
         try:
             self._invite(exchange, body)
             while pieces := await body.take():
@@ -506,6 +520,7 @@ class Connection(asyncio.Protocol):
         body = response.body
         exchange.status = response.status
         exchange.subject = response.subject
+        exchange.route = response.route
         head += b"\r\n" if keep else b"Connection: close\r\n\r\n"
         if self._lost:
             head = b""

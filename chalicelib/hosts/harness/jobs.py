@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from typing import NoReturn
 
 from chalicelib.hosts.harness.functions import Functions
@@ -17,9 +18,10 @@ _NICENESS = 10
 """What happens later leaves the processors to requests."""
 
 
-def run(functions: Functions, parent: socket.socket) -> NoReturn:
+def run(functions: Functions, parent: socket.socket, report: Callable[[], None]) -> NoReturn:
     """Do jobs until SIGTERM, which is blocked, or until ``parent`` comes to its end, as it does
-    when the supervisor is gone; then end the process."""
+    when the supervisor is gone; then end the process. ``report`` is called at last, and delivers
+    metrics."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.nice(_NICENESS)
@@ -46,4 +48,5 @@ def run(functions: Functions, parent: socket.socket) -> NoReturn:
     signal.sigwait([signal.SIGTERM])
     stop.set()
     working.join(STOP_SECONDS)
+    report()
     os._exit(status)

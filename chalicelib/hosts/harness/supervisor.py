@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from chalicelib.hosts.harness import jobs
 from chalicelib.hosts.harness.certificates import Certificates
 from chalicelib.hosts.harness.functions import Functions
+from chalicelib.hosts.harness.reports import Reporter
 from chalicelib.hosts.harness.worker import Entrance, Worker
 from chalicelib.settings import Address, Settings
+
+if TYPE_CHECKING:
+    from chalicelib.hosts.harness.exporter import Exporter
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +62,9 @@ def listen(address: Address) -> socket.socket:
 
 
 class Supervisor:
-    """Keeps ``count`` workers running, and unless the settings say otherwise a process that does
-    jobs, until SIGTERM, SIGINT, or SIGHUP, as when its terminal is
-    closed; a second one ends them at once."""
+    """Keeps ``count`` workers running, unless the settings say otherwise a process that does jobs,
+    and one for ``exporter`` where there is one, until SIGTERM, SIGINT, or SIGHUP, as when its
+    terminal is closed; a second one ends them at once."""
 
     def __init__(
         self,
@@ -71,11 +75,13 @@ class Supervisor:
         *,
         certificates: Certificates | None = None,
         others: Sequence[Entrance] = (),
+        exporter: "Exporter | None" = None,
     ) -> None:
         self._functions = functions
         self._settings = settings
         self._entrances = [Entrance(listener, functions, certificates), *others]
         self._count = count
+        self._exporter = exporter
         self._selector = selectors.DefaultSelector()
         # How many connections each worker has, for all of them to see.
         self._loads = memoryview(mmap.mmap(-1, 8 * count)).cast("Q")
@@ -94,8 +100,9 @@ class Supervisor:
         for number in _SIGNALS:
             if number != signal.SIGHUP or not stays:
                 signal.signal(number, self._on_signal)
-        # The last one does jobs.
-        for index in range(self._count + self._settings.work):
+        # After the workers the one that does jobs, and the one that Prometheus asks.
+        others = self._settings.work + (self._exporter is not None)
+        for index in range(self._count + others):
             self._fork(index)
         begun()
         while self._workers:
@@ -126,15 +133,26 @@ class Supervisor:
             self._selector.close()
             for ours in self._workers:
                 ours.close()
-            if index == self._count:
-                jobs.run(self._functions, parent)
-            worker = Worker(self._entrances, self._settings, self._loads, index)
-            worker.run(parent)
+            if index < self._count:
+                worker = Worker(self._entrances, self._settings, self._loads, index)
+                worker.run(parent, self._reporting(f"worker-{index}"))
+            elif index == self._count and self._settings.work:
+                jobs.run(self._functions, parent, self._reporting("jobs"))
+            elif self._exporter is not None:
+                self._exporter.run(parent)
         except BaseException:
             _log.exception("a worker failed")
             sys.stderr.flush()
         finally:
             os._exit(1)
+
+    def _reporting(self, process: str) -> Callable[[], None]:
+        """Have the metrics of this process reported; gives what does so for the last time."""
+        if self._exporter is None:
+            return lambda: None
+        reporter = Reporter(process, self._exporter.channel.deliver)
+        reporter.start()
+        return reporter.report
 
     def _reap(self, ours: socket.socket) -> None:
         """A worker has ended: replace it, unless all are to end."""

@@ -11,14 +11,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, NamedTuple, NoReturn
 
 import uvloop
 
-from chalicelib import logs
+from chalicelib import endpoints, logs
 from chalicelib.addresses import networks
 from chalicelib.hosts.harness import log
 from chalicelib.hosts.harness.certificates import REFRESH_SECONDS, Certificates
@@ -26,6 +26,7 @@ from chalicelib.hosts.harness.connection import Connection, Exchange
 from chalicelib.hosts.harness.functions import Functions
 from chalicelib.hosts.harness.threads import Threads
 from chalicelib.http import Request, Response
+from chalicelib.metrics import catalogue, sampled
 from chalicelib.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,10 @@ FLUSH_SECONDS = 5
 FLUSH_PATIENCE = 3
 """How often what requests have left in memory is written down, and how long a process that ends
 waits until that is done for the last time."""
+
+
+_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 
 class Entrance(NamedTuple):
@@ -71,6 +76,8 @@ class Worker:
         self.body_timeout = settings.body_timeout
         self.proxies = networks(settings.trusted_proxies)
         self.connections: set[Connection] = set()
+        self.uploads = 0
+        """How many requests bring a blob's bytes at this moment."""
         self.draining = False
         self._yielding = False
         self.date = formatdate(usegmt=True)
@@ -95,9 +102,10 @@ class Worker:
         self._writing = False
         self._unlogged = 0
 
-    def run(self, parent: socket.socket) -> NoReturn:
+    def run(self, parent: socket.socket, report: Callable[[], None]) -> NoReturn:
         """Serve until SIGTERM, or until ``parent`` comes to its end, as it does when the supervisor
-        is gone; then end the process."""
+        is gone; then end the process. ``report`` is called at last, and delivers metrics."""
+        sampled(self._sample)
         # A terminal sends these to all processes; the supervisor decides.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -120,6 +128,7 @@ class Worker:
         last = threading.Thread(target=self.functions.end, name="end", daemon=True)
         last.start()
         last.join(FLUSH_PATIENCE)
+        report()
         # Threads may hang in storage that hangs; nothing waits for them.
         os._exit(0)
 
@@ -139,7 +148,8 @@ class Worker:
         return asyncio.shield(self._ready)
 
     def log(self, exchange: Exchange) -> None:
-        """Write a line about an exchange that has ended, soon."""
+        """Write a line about an exchange that has ended, soon, and count it."""
+        self._count(exchange)
         if not self._logs:
             return
         if len(self._served) >= LOG_WAITING:
@@ -164,6 +174,29 @@ class Worker:
         if not self._writing:
             self._writing = True
             self.loop.call_later(LOG_SECONDS, self._write_log)
+
+    def _count(self, exchange: Exchange) -> None:
+        request = exchange.request
+        route = exchange.route
+        if not route:
+            found = endpoints.find(request.method, request.path)
+            route = found.path if found else "none"
+        catalogue.REQUEST_SECONDS.observe(
+            time.monotonic() - exchange.begun,
+            route,
+            request.method if request.method in _METHODS else "other",
+            _CLASSES[exchange.status // 100],
+        )
+        if exchange.sent:
+            catalogue.SENT.add(exchange.sent, route)
+        if exchange.body is not None:
+            catalogue.RECEIVED.add(exchange.body.received, route)
+
+    def _sample(self) -> None:
+        connections = list(self.connections)
+        catalogue.CONNECTIONS.set(len(connections))
+        catalogue.IN_PROGRESS.set(sum(connection.busy for connection in connections))
+        catalogue.UPLOADS.set(self.uploads)
 
     def _write_log(self) -> None:
         served, self._served = self._served, []
