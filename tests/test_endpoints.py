@@ -52,6 +52,7 @@ def test_every_row_says_who_may() -> None:
         "/health", "/ready", "/token", "/.well-known/jwks.json", "/api/v1/{rest}",
         "/hooks/{trigger}",
         "/account", "/account.js", "/account.css",
+        "/status", "/status.json", "/status.css",
     }  # fmt: skip
     for row in endpoints.ENDPOINTS:
         if not row.by_capability and "{repository}" in row.path:
