@@ -19,6 +19,7 @@ from chalicelib.http import Unavailable
 from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, TryAgain, as_text
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import DatabaseError, Transaction, UniqueViolation
+from chalicelib.metrics import catalogue
 
 _log = logging.getLogger(__name__)
 
@@ -134,20 +135,23 @@ class Worker:
         return True
 
     def _do(self, job: Job) -> None:
+        began = time.monotonic()
+        outcome = "lost"
         try:
             with logs.bound(job=job.id, kind=job.kind):
-                self._perform(job, self._kinds[job.kind])
+                outcome = self._perform(job, self._kinds[job.kind])
         finally:
+            catalogue.JOB_SECONDS.observe(time.monotonic() - began, job.kind, outcome)
             with self._changed:
                 del self._held[job.id]
                 self._ended += 1
                 self._changed.notify_all()
 
-    def _perform(self, job: Job, kind: Kind) -> None:
+    def _perform(self, job: Job, kind: Kind) -> str:
+        """Do a job; gives what came of it, for ``catalogue.JOB_SECONDS``."""
         database = self._context.database
         if job.tries > kind.tries:
-            self._give_up(job, "Its worker ended without a word each time.")
-            return
+            return self._give_up(job, "Its worker ended without a word each time.")
         try:
             later = kind.perform(self._context, job)
             if later is None:
@@ -156,31 +160,34 @@ class Worker:
                 ours = database.transaction(partial(_end, job, later))
             if not ours:
                 _log.warning("job %d (%s) took longer than its lease", job.id, job.kind)
-                return
+                return "lost"
             self._count(job, "done")
         except NotNow as wait:
             jobs.postpone(database, job, wait.seconds)
+            return "postponed"
         except GiveUp as error:
-            self._give_up(job, str(error))
+            return self._give_up(job, str(error))
         except Exception as error:
             self._count(job, "failed")
             expected = isinstance(error, TryAgain)
             sentence = str(error) if expected else f"{type(error).__name__}: {error}"
             if job.tries >= kind.tries:
-                self._give_up(job, sentence)
-                return
+                return self._give_up(job, sentence)
             seconds = kind.pause(job.tries) * random.uniform(0.5, 1.5)  # noqa: S311
             _log.warning(
                 "job %d (%s) is tried again in %.0f s: %s", job.id, job.kind, seconds, sentence,
                 exc_info=not expected,
             )  # fmt: skip
             jobs.put_off(database, job, seconds, as_text(sentence, _ERROR_LENGTH))
+            return "failed"
+        return "done"
 
-    def _give_up(self, job: Job, sentence: str) -> None:
+    def _give_up(self, job: Job, sentence: str) -> str:
         _log.error("job %d (%s) is given up: %s", job.id, job.kind, sentence)
         self._count(job, "given_up")
         recurs = self._kinds[job.kind].every is not None
         jobs.give_up(self._context.database, job, as_text(sentence, _ERROR_LENGTH), recurs=recurs)
+        return "given_up"
 
     def _count(self, job: Job, what: str) -> None:
         with self._changed:
