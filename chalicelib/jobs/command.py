@@ -13,6 +13,7 @@ from chalicelib.cli import ID, CommandError, Commands, add, as_json, group, prin
 from chalicelib.hosts import opened_context, opened_database
 
 if TYPE_CHECKING:
+    from chalicelib.context import Context
     from chalicelib.jobs.worker import Worker
 
 STATES = ("waiting", "running", "dead")
@@ -61,7 +62,7 @@ def work(options: argparse.Namespace) -> int:
             done = worker.drain()
             print_answer(options, {"done": done}, f"{done} {'job' if done == 1 else 'jobs'} done")
             return 0
-        ended = _work_until_told(worker)
+        ended = _work_until_told(worker, context)
     sys.stdout.flush()
     if not ended:
         # A job takes too long; a worker does it again. Its thread would keep the process.
@@ -69,8 +70,10 @@ def work(options: argparse.Namespace) -> int:
     return 0
 
 
-def _work_until_told(worker: "Worker") -> bool:
+def _work_until_told(worker: "Worker", context: "Context") -> bool:
     """Do jobs until SIGTERM or Ctrl-C; False where one has not ended in time, or at the second."""
+    from chalicelib.hosts.harness.command import open_exporter
+
     stop = threading.Event()
     failures: list[BaseException] = []
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -84,6 +87,8 @@ def _work_until_told(worker: "Worker") -> bool:
 
     # Waited for, not handled: a handler could come upon a lock that its thread holds.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    if (exporter := open_exporter(context)) is not None:
+        exporter.start("jobs")
     working = threading.Thread(target=run, name="work", daemon=True)
     working.start()
     signal.sigwait(signals)

@@ -91,7 +91,7 @@ def serve(_options: argparse.Namespace) -> int:
             first = _first_administrator(settings) if settings.access == "accounts" else None
         except (StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error
-        exporter = _exporter(context, stack)
+        exporter = open_exporter(context)
         _announce(settings, listener, first)
         supervisor.Supervisor(
             Registry(context), settings, listener, count, certificates=files, exporter=exporter
@@ -111,7 +111,7 @@ def _listen(setting: str, address: Address) -> socket.socket:
         ) from error
 
 
-def _exporter(context: "Context", stack: ExitStack) -> "Exporter | None":
+def open_exporter(context: "Context") -> "Exporter | None":
     """What answers Prometheus, where that is wished. Raises ``CommandError``."""
     address = context.settings.metrics_listen
     if address is None:
@@ -119,8 +119,7 @@ def _exporter(context: "Context", stack: ExitStack) -> "Exporter | None":
     from chalicelib.hosts.harness.exporter import Exporter
     from chalicelib.metrics.survey import survey
 
-    listener = stack.enter_context(_listen("METRICS_LISTEN", address))
-    return Exporter(listener, partial(survey, context.database))
+    return Exporter(_listen("METRICS_LISTEN", address), partial(survey, context.database))
 
 
 def _fit(settings: Settings, count: int) -> None:
