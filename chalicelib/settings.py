@@ -493,6 +493,14 @@ class Settings:
         default=True,
         metadata=_told(_flag, "whether `serve` does jobs too; false where others run `work`"),
     )
+    shutdown_delay: int = field(
+        default=0,
+        metadata=_told(
+            _seconds(0, HOUR),
+            "how long after SIGTERM connections are still taken, while /ready says no: what a"
+            " balancer needs to notice",
+        ),
+    )
     status_probes: bool = field(
         default=True,
         metadata=_told(

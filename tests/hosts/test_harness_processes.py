@@ -223,6 +223,46 @@ def test_running_requests_finish(program: Program, number: signal.Signals) -> No
         assert ended(program, 15) == 0
 
 
+def test_a_balancer_is_told_before_connections_are_refused(tmp_path: Path) -> None:
+    program = Program(tmp_path, 2, "shutdown_delay=3")
+    with program.started(), Wire(program.port) as idle, Wire(program.port) as push:
+        assert idle.get("/a")["connection"] is None
+        assert push.put("/whole", b"first")["connection"] is None
+        begun = time.monotonic()
+        program.signal(signal.SIGTERM)
+        for _ in until():
+            if program.get("/ready").status == 503:
+                break
+        # Until then everybody is served, and told not to come back by the same connection.
+        for _ in range(8):
+            with Wire(program.port) as wire:
+                assert wire.get("/a")["connection"] == "close"
+                assert wire.closed()
+        assert program.get("/health").status == 200
+        answer = push.put("/whole", b"second")
+        assert (answer.status, answer["connection"]) == (200, "close")
+        assert time.monotonic() - begun < 3
+        assert idle.closed()
+        assert ended(program, 10) == 0
+        assert 3 < time.monotonic() - begun < 6
+
+
+def test_who_waits_to_be_let_in_is_served(tmp_path: Path) -> None:
+    """The kernel has told these clients that they are connected."""
+    program = Program(tmp_path, 1)
+    with program.started(), contextlib.ExitStack() as stack:
+        [worker] = program.workers()
+        os.kill(worker, signal.SIGSTOP)
+        wires = [stack.enter_context(Wire(program.port)) for _ in range(40)]
+        for wire in wires[1:]:
+            wire.head("GET", "/a")
+        program.signal(signal.SIGTERM)
+        time.sleep(0.2)
+        os.kill(worker, signal.SIGCONT)
+        assert [wire.answer().status for wire in wires[1:]] == [200] * 39
+        assert ended(program, 10) == 0
+
+
 def test_requests_that_do_not_finish_are_ended(tmp_path: Path) -> None:
     program = Program(tmp_path, 2, "shutdown_timeout=1")
     with program.started(), Wire(program.port) as wire:

@@ -57,6 +57,8 @@ DRAIN_SECONDS = 3
 """How long a connection that pushes may be idle while the process is about to end."""
 INLINE = 64 << 10
 """A file's region of at most so many bytes is sent together with the head."""
+FIRST_SECONDS = 1
+"""How long one may be silent then that has just been accepted."""
 
 _FAILED = RegistryError("The registry failed; its log says why.", status=500)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -493,6 +495,10 @@ class Connection(asyncio.Protocol):
                     await work
                 except Exception as error:
                     # A client that goes away while it is sent to is no news.
+        if self._worker.leaving:
+            response = Unavailable("This process is about to end.").response()
+            self._respond(exchange, response)
+            return
                     if not isinstance(error, ConnectionError):
                         request = exchange.request
                         _log.exception("%s %s failed", request.method, request.path)
@@ -515,7 +521,8 @@ class Connection(asyncio.Protocol):
             exchange.body.drop()
             exchange.keep = False
         keep = exchange.keep and not self._closing
-        if self._worker.draining and not self._pushes:
+        # A push goes on here, once its next request could not be let in.
+        if self._worker.leaving and not (self._worker.draining and self._pushes):
             keep = False
         body = response.body
         exchange.status = response.status
@@ -656,9 +663,7 @@ class Connection(asyncio.Protocol):
         elif self._in_head:
             if age > HEAD_SECONDS:
                 self._refuse(408, f"The request's head took more than {HEAD_SECONDS} seconds.")
-        elif age > (HEAD_SECONDS if self._fresh else IDLE_SECONDS) or (
-            self._worker.draining and (age > DRAIN_SECONDS or not self._pushes)
-        ):
+        elif age >= self._patience():
             self._transport.close()
 
 
@@ -678,6 +683,14 @@ def _origin_form(target: str) -> str:
     ``ValueError``."""
     url = urlsplit(target)
     return (url.path or "/") + (f"?{url.query}" if url.query else "")
+    def _patience(self) -> float:
+        """How long it may be idle, in seconds."""
+        if not self._worker.draining:
+            return HEAD_SECONDS if self._fresh else IDLE_SECONDS
+        if self._pushes:
+            return DRAIN_SECONDS
+        return FIRST_SECONDS if self._fresh else 0
+
 
 
 def _error(status: int, sentence: str) -> RegistryError:

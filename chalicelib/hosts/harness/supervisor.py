@@ -173,7 +173,8 @@ class Supervisor:
         if self._signals == 1:
             for entrance in self._entrances:
                 entrance.listener.close()
-            self._kill_at = time.monotonic() + self._settings.shutdown_timeout + GRACE_SECONDS
+            seconds = self._settings.shutdown_delay + self._settings.shutdown_timeout
+            self._kill_at = time.monotonic() + seconds + GRACE_SECONDS
             self._signal_workers(signal.SIGTERM)
         else:
             self._signal_workers(signal.SIGKILL)

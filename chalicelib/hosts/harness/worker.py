@@ -78,7 +78,10 @@ class Worker:
         self.connections: set[Connection] = set()
         self.uploads = 0
         """How many requests bring a blob's bytes at this moment."""
+        self.leaving = False
+        """SIGTERM has come: a balancer is told to send nobody here any more."""
         self.draining = False
+        """Nobody is let in any more."""
         self._yielding = False
         self.date = formatdate(usegmt=True)
         self.loop = uvloop.new_event_loop()
@@ -111,7 +114,7 @@ class Worker:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _raise_file_limit()
         _keep_the_heap()
-        self.loop.add_signal_handler(signal.SIGTERM, self._drain)
+        self.loop.add_signal_handler(signal.SIGTERM, self._begin_to_leave)
         self.loop.add_reader(parent.fileno(), self._drain)
         for entrance in self._entrances:
             if entrance.certificates is not None:
@@ -229,18 +232,23 @@ class Worker:
             return
         self._yielding = False
         try:
-            client, _ = entrance.listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+            self._take(entrance)
         except OSError as error:
             _log.error("no connection can be accepted: %s", error)
             self._pause_accepting(entrance, 1)
-            return
+
+    def _take(self, entrance: Entrance) -> bool:
+        """Take one connection; gives whether one waited. Raises ``OSError``."""
+        try:
+            client, _ = entrance.listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loads[self._index] += 1
         self._start(self._connect(client, entrance))
 
+        return True
     def _pause_accepting(self, entrance: Entrance, seconds: float) -> None:
         def go_on() -> None:
             if not self.draining:
@@ -273,22 +281,32 @@ class Worker:
         now = self.loop.time()
         for connection in list(self.connections):
             connection.check(now)
-        if self.draining and not self.connections:
+        if self.draining and not self._loads[self._index]:
             self._end()
         self.loop.call_later(1, self._tick)
 
     def _drain(self) -> None:
+    def _begin_to_leave(self) -> None:
+        """Go on for as long as a balancer may take to see that `/ready` says no: whom it sends
+        until then is served, and told not to come back by the same connection."""
+        self.leaving = True
+        self.loop.call_later(self._settings.shutdown_delay, self._drain)
+
         """Accept no more, let what runs go on for a while, then end."""
         if self.draining:
             return
-        self.draining = True
+        self.leaving = self.draining = True
         for entrance in self._entrances:
             self.loop.remove_reader(entrance.listener.fileno())
             entrance.listener.close()
+            # Who waits already believes to be connected.
+            with suppress(OSError):
+                while self._take(entrance):
+                    pass
         now = self.loop.time()
         for connection in list(self.connections):
             connection.check(now)
-        if not self.connections:
+        if not self._loads[self._index]:
             self._end()
         self.loop.call_later(self._settings.shutdown_timeout, self._end)
 
