@@ -482,6 +482,14 @@ class Settings:
         default=60,
         metadata=_told(_seconds(1, HOUR), "a request whose body falls silent for longer is ended"),
     )
+    shutdown_delay: int = field(
+        default=0,
+        metadata=_told(
+            _seconds(0, HOUR),
+            "how long after SIGTERM connections are still taken, while /ready says no: what a"
+            " balancer needs to notice",
+        ),
+    )
     shutdown_timeout: int = field(
         default=10 * MINUTE,
         metadata=_told(_seconds(0, DAY), "how long running requests may go on after SIGTERM"),
@@ -492,14 +500,6 @@ class Settings:
     work: bool = field(
         default=True,
         metadata=_told(_flag, "whether `serve` does jobs too; false where others run `work`"),
-    )
-    shutdown_delay: int = field(
-        default=0,
-        metadata=_told(
-            _seconds(0, HOUR),
-            "how long after SIGTERM connections are still taken, while /ready says no: what a"
-            " balancer needs to notice",
-        ),
     )
     status_probes: bool = field(
         default=True,

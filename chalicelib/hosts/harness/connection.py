@@ -55,10 +55,10 @@ READY_SECONDS = 5
 """How long Postgres and storage have to show that they are ready."""
 DRAIN_SECONDS = 3
 """How long a connection that pushes may be idle while the process is about to end."""
-INLINE = 64 << 10
-"""A file's region of at most so many bytes is sent together with the head."""
 FIRST_SECONDS = 1
 """How long one may be silent then that has just been accepted."""
+INLINE = 64 << 10
+"""A file's region of at most so many bytes is sent together with the head."""
 
 _FAILED = RegistryError("The registry failed; its log says why.", status=500)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -480,6 +480,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
 
     async def _answer_ready(self, exchange: Exchange) -> None:
+        if self._worker.leaving:
+            response = Unavailable("This process is about to end.").response()
+            self._respond(exchange, response)
+            return
         try:
             response = await asyncio.wait_for(
                 self._worker.readiness(exchange.request), READY_SECONDS
@@ -495,10 +499,6 @@ class Connection(asyncio.Protocol):
                     await work
                 except Exception as error:
                     # A client that goes away while it is sent to is no news.
-        if self._worker.leaving:
-            response = Unavailable("This process is about to end.").response()
-            self._respond(exchange, response)
-            return
                     if not isinstance(error, ConnectionError):
                         request = exchange.request
                         _log.exception("%s %s failed", request.method, request.path)
@@ -666,6 +666,14 @@ class Connection(asyncio.Protocol):
         elif age >= self._patience():
             self._transport.close()
 
+    def _patience(self) -> float:
+        """How long it may be idle, in seconds."""
+        if not self._worker.draining:
+            return HEAD_SECONDS if self._fresh else IDLE_SECONDS
+        if self._pushes:
+            return DRAIN_SECONDS
+        return FIRST_SECONDS if self._fresh else 0
+
 
 def _end(receiver: Receiver, pieces: list[bytes]) -> Response:
     """Feed the last pieces and finish, on one thread's turn."""
@@ -683,14 +691,6 @@ def _origin_form(target: str) -> str:
     ``ValueError``."""
     url = urlsplit(target)
     return (url.path or "/") + (f"?{url.query}" if url.query else "")
-    def _patience(self) -> float:
-        """How long it may be idle, in seconds."""
-        if not self._worker.draining:
-            return HEAD_SECONDS if self._fresh else IDLE_SECONDS
-        if self._pushes:
-            return DRAIN_SECONDS
-        return FIRST_SECONDS if self._fresh else 0
-
 
 
 def _error(status: int, sentence: str) -> RegistryError:

@@ -247,8 +247,8 @@ class Worker:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loads[self._index] += 1
         self._start(self._connect(client, entrance))
-
         return True
+
     def _pause_accepting(self, entrance: Entrance, seconds: float) -> None:
         def go_on() -> None:
             if not self.draining:
@@ -285,24 +285,24 @@ class Worker:
             self._end()
         self.loop.call_later(1, self._tick)
 
-    def _drain(self) -> None:
     def _begin_to_leave(self) -> None:
         """Go on for as long as a balancer may take to see that `/ready` says no: whom it sends
         until then is served, and told not to come back by the same connection."""
         self.leaving = True
         self.loop.call_later(self._settings.shutdown_delay, self._drain)
 
+    def _drain(self) -> None:
         """Accept no more, let what runs go on for a while, then end."""
         if self.draining:
             return
         self.leaving = self.draining = True
         for entrance in self._entrances:
             self.loop.remove_reader(entrance.listener.fileno())
-            entrance.listener.close()
             # Who waits already believes to be connected.
             with suppress(OSError):
                 while self._take(entrance):
                     pass
+            entrance.listener.close()
         now = self.loop.time()
         for connection in list(self.connections):
             connection.check(now)
