@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
+from chalicelib import tracing
 from chalicelib.settings import is_loopback
 
 if TYPE_CHECKING:
@@ -160,8 +161,15 @@ class Outbound:
             **headers,
             "Host": target.authority,
         }
-        with closing(self._connect(target, addresses, deadline)) as connection:
-            return _exchange(connection, deadline, method, target.path, body, sent, kept)
+        with (
+            tracing.span(
+                method, **{"http.request.method": method, "server.address": target.host}
+            ) as span,
+            closing(self._connect(target, addresses, deadline)) as connection,
+        ):
+            reply = _exchange(connection, deadline, method, target.path, body, sent, kept)
+            span.set_attribute("http.response.status_code", reply.status)
+            return reply
 
     def _connect(self, target: _Target, addresses: list[str], deadline: float) -> "HTTPConnection":
         """A connection to the first address that takes one. The connection is told the address,

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from chalicelib.cli import ID, CommandError, Commands, add, as_json, group, print_answer
@@ -53,11 +54,14 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def work(options: argparse.Namespace) -> int:
     """Do jobs."""
+    from chalicelib import tracing
     from chalicelib.jobs.kinds import KINDS
     from chalicelib.jobs.worker import Worker
 
-    with opened_context() as context:
+    with opened_context() as context, ExitStack() as stack:
         worker = Worker(context, KINDS)
+        tracing.start()
+        stack.callback(tracing.stop)
         if options.once:
             done = worker.drain()
             print_answer(options, {"done": done}, f"{done} {'job' if done == 1 else 'jobs'} done")

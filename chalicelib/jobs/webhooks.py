@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from chalicelib import tracing
 from chalicelib.context import Context
 from chalicelib.identity import letters, signatures
 from chalicelib.identity.keys import SealError
@@ -131,6 +132,8 @@ def _attempted(context: Context, due: Due) -> Attempt:
     status, answer, error, fields = None, "", "", {"Content-Type": media_type}
     try:
         fields.update(signatures.headers(_secrets(context, due), due.id, body))
+        if trace := tracing.traceparent():
+            fields["Traceparent"] = trace
         reply = outbound(context).send(
             due.url, body, {**fields, "Accept": "*/*"}, seconds=SECONDS, kept=KEPT
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from chalicelib import logs
+from chalicelib import logs, tracing
 from chalicelib.context import Context
 from chalicelib.http import Unavailable
 from chalicelib.jobs import GiveUp, Job, Kind, Later, NotNow, TryAgain, as_text
@@ -138,7 +138,10 @@ class Worker:
         began = time.monotonic()
         outcome = "lost"
         try:
-            with logs.bound(job=job.id, kind=job.kind):
+            with (
+                logs.bound(job=job.id, kind=job.kind),
+                tracing.job(job.kind, job.id, job.tries, job.trace),
+            ):
                 outcome = self._perform(job, self._kinds[job.kind])
         finally:
             catalogue.JOB_SECONDS.observe(time.monotonic() - began, job.kind, outcome)

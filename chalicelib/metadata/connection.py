@@ -225,11 +225,19 @@ class Connection:
         return bool(self._idle.poll(0))
 
     def execute(
-        self, sql: str, parameters: Mapping[str, object], *, begin: bool = False
+        self,
+        sql: str,
+        parameters: Mapping[str, object],
+        *,
+        begin: bool = False,
+        trace: str = "",
     ) -> list[list[Any]]:
         """Run one statement, after BEGIN if so wished, in one round trip (two where it is being
-        prepared). Raises ``DatabaseError`` or ``ConnectionLost``."""
+        prepared). ``trace`` is what jobs of the transaction that begins are caused by, and must
+        be safe in SQL. Raises ``DatabaseError`` or ``ConnectionLost``."""
         first = self._begin if begin else b""
+        if trace:
+            first += _plain(f"SET LOCAL openregistry.trace = '{trace}'")
         statement = self._statements.get(sql)
         if statement is None and self._prepare and len(self._statements) < _MOST_STATEMENTS:
             statement = self._prepare_statement(sql)

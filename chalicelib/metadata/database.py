@@ -9,9 +9,10 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from chalicelib import tracing
 from chalicelib.http import Denied, Unavailable
 from chalicelib.metadata.connection import (
     ConnectError,
@@ -67,7 +68,11 @@ class Transaction:
     def run(self, sql: str, **parameters: Any) -> list[list[Any]]:
         """Run one statement. After an error the transaction is lost, even where it is caught."""
         begin, self._begun = not self._begun, True
-        return self._try(lambda: self._connection.execute(sql, parameters, begin=begin))
+        trace = tracing.traceparent() if begin else ""
+        with tracing.statement(sql):
+            return self._try(
+                lambda: self._connection.execute(sql, parameters, begin=begin, trace=trace)
+            )
 
     def script(self, sql: str) -> None:
         """Run several statements that take no parameters, as a migration has them."""
@@ -79,7 +84,8 @@ class Transaction:
         if self._failure is not None:
             raise self._failure
         if self._begun:
-            self._connection.commit()
+            with tracing.statement("COMMIT"):
+                self._connection.commit()
 
     def _try(self, statement: Callable[[], T]) -> T:
         try:
@@ -113,8 +119,12 @@ class Database:
         have had an effect, or where it only reads, and after a deadlock."""
 
         def attempt(connection: Connection) -> list[list[Any]]:
+            if tracing.traceparent() and not sql.startswith("SELECT"):
+                # What it writes is to be found in the trace, which a transaction alone can have.
+                return _alone(connection, sql, parameters)
             try:
-                return connection.execute(sql, parameters)
+                with tracing.statement(sql):
+                    return connection.execute(sql, parameters)
             except ConnectionLost as error:
                 error.harmless = error.harmless or sql.startswith("SELECT")
                 raise
@@ -132,10 +142,11 @@ class Database:
         """
 
         def attempt(connection: Connection) -> T:
-            transaction = Transaction(connection)
-            result = work(transaction)
-            transaction.commit()
-            return result
+            with tracing.statement("BEGIN"):
+                transaction = Transaction(connection)
+                result = work(transaction)
+                transaction.commit()
+                return result
 
         return self._persist(attempt, _ATTEMPTS, "transaction")
 
@@ -179,6 +190,14 @@ class Database:
                 self._pool.give(connection)
                 catalogue.DATABASE_SECONDS.observe(time.monotonic() - began, kind)
             time.sleep(random.uniform(0, 0.02 * 2**tried))  # noqa: S311
+
+
+def _alone(connection: Connection, sql: str, parameters: Mapping[str, Any]) -> list[list[Any]]:
+    """Run one statement in a transaction of its own."""
+    transaction = Transaction(connection)
+    rows = transaction.run(sql, **parameters)
+    transaction.commit()
+    return rows
 
 
 def _passing(error: DatabaseError) -> bool:

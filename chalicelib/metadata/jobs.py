@@ -9,7 +9,7 @@ from chalicelib.metadata.database import Database, Runner, Transaction
 
 class Job(NamedTuple):
     """A job that was taken. ``attempt`` names the lease; ``tries`` counts from 1, again after each
-    time that a person had it retried."""
+    time that a person had it retried. ``trace`` is what caused it (``tracing.traceparent``)."""
 
     id: int
     kind: str
@@ -17,6 +17,7 @@ class Job(NamedTuple):
     data: dict[str, Any]
     attempt: int
     tries: int
+    trace: str = ""
 
 
 class Entry(NamedTuple):
@@ -87,7 +88,7 @@ _TAKE = (
     " AND (NOT :shared OR place <= :count - position + 1))"
     " UPDATE jobs j SET attempt = attempt + 1, tries = tries + 1, taken = true,"
     f" due_at = now() + {_SECONDS.format('lease')} FROM chosen WHERE j.id = chosen.id"
-    " RETURNING j.id, kind, subject, data, attempt, tries"
+    " RETURNING j.id, kind, subject, data, attempt, tries, trace"
 )
 
 

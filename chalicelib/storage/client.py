@@ -20,6 +20,7 @@ from botocore.exceptions import ConnectionError as NoConnection
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
+from chalicelib import tracing
 from chalicelib.metrics import catalogue
 from chalicelib.storage import NoSuchObject, Refused, StorageError
 
@@ -116,7 +117,8 @@ class Client:
         began = time.monotonic()
         outcome = "failed"
         try:
-            answer = self._call(method, attempts, abandoned, began, parameters)
+            with tracing.span(f"storage {operation}"):
+                answer = self._call(method, attempts, abandoned, began, parameters)
             outcome = "ok"
         except Refused:
             outcome = "refused"

@@ -17,6 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import cast
 
+from chalicelib import tracing
 from chalicelib.folders import sync_folder
 from chalicelib.http import FileRegion, Piece
 from chalicelib.metrics import catalogue
@@ -292,7 +293,8 @@ def _timed(operation: str) -> Iterator[None]:
     began = time.monotonic()
     outcome = "failed"
     try:
-        yield
+        with tracing.span(f"storage {operation}"):
+            yield
         outcome = "ok"
     finally:
         catalogue.STORAGE_SECONDS.observe(time.monotonic() - began, operation, outcome)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -160,7 +161,8 @@ class S3Writer:
         self._start(part, self._upload_and_release, self._multipart, self._number(), part)
 
     def _start(self, part: Part, work: Callable[..., None], *arguments: object) -> None:
-        self._sending[self._store.process.threads.submit(work, *arguments)] = part
+        run = copy_context().run
+        self._sending[self._store.process.threads.submit(run, work, *arguments)] = part
 
     def _settle(self) -> None:
         """Wait until one of the parts that are on their way is there."""

@@ -48,6 +48,7 @@ def register(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def serve(_options: argparse.Namespace) -> int:
     """Run the registry."""
+    from chalicelib import tracing
     from chalicelib.hosts import build_context, check_access, check_folders, open_database
     from chalicelib.hosts.harness import certificates, log, supervisor
     from chalicelib.hosts.harness.functions import Registry
@@ -88,6 +89,7 @@ def serve(_options: argparse.Namespace) -> int:
             # PART_MEMORY is for all workers together.
             context = build_context(replace(settings, part_memory=settings.part_memory // count))
             context.store.preload()
+            tracing.preload()
             first = _first_administrator(settings) if settings.access == "accounts" else None
         except (StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error

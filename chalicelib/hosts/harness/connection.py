@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import httptools
 
-from chalicelib import addresses, endpoints, logs
+from chalicelib import addresses, endpoints, logs, tracing
 from chalicelib.hosts.harness import sending
 from chalicelib.hosts.harness.body import Body, BodyError
 from chalicelib.hosts.harness.functions import Functions, Turn
@@ -30,6 +30,8 @@ from chalicelib.http import (
 )
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from chalicelib.hosts.harness.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("begun", "body", "id", "keep", "request", "route", "sent", "status",
+    __slots__ = ("begun", "body", "id", "keep", "request", "route", "sent", "span", "status",
                  "subject", "target", "version", "wrong")  # fmt: skip
 
     def __init__(
@@ -87,11 +89,23 @@ class Exchange:
         self.body = body
         self.keep = keep
         self.version = "1.1"
+        self.route = ""
+        self.span: Span | None = None
         self.wrong: RegistryError | None = None
         self.status = 0
         self.subject = ""
-        self.route = ""
         self.sent = 0
+
+    def bound(self) -> logs.bound:
+        """What lines of the log say that are written meanwhile."""
+        if self.span is None:
+            return logs.bound(request_id=self.id)
+        return logs.bound(request_id=self.id, trace_id=self.trace_id)
+
+    @property
+    def trace_id(self) -> str:
+        """The name of its trace; "" where traces are not wanted."""
+        return tracing.trace_id(self.span)
 
 
 class Connection(asyncio.Protocol):
@@ -372,6 +386,7 @@ class Connection(asyncio.Protocol):
             return
         if request.method not in ("GET", "HEAD"):
             self._pushes = True
+        exchange.span = tracing.request(request)
         if exchange.body is not None:
             self._run(exchange, self._answer_body(exchange, exchange.body))
             return
@@ -389,7 +404,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, exchange: Exchange) -> None:
         """Answer a request without a body. Runs on a thread, up to the bytes of the answer: the
         loop has enough to do."""
-        with logs.bound(request_id=exchange.id):
+        with exchange.bound(), tracing.within(exchange.span):
             response, head = self._acted(exchange)
         self._loop.call_soon_threadsafe(self._answered, exchange, response, head)
 
@@ -494,7 +509,7 @@ class Connection(asyncio.Protocol):
 
     def _run(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
-            with logs.bound(request_id=exchange.id):
+            with exchange.bound(), tracing.within(exchange.span):
                 try:
                     await work
                 except Exception as error:
@@ -613,6 +628,8 @@ class Connection(asyncio.Protocol):
 
     def _ended(self, exchange: Exchange, *, keep: bool) -> None:
         self._worker.log(exchange)
+        method, route = exchange.request.method, exchange.route
+        tracing.answered(exchange.span, method, route, exchange.status, exchange.id)
         self._exchanges.popleft()
         self._since = self._loop.time()
         if not keep or self._lost:

@@ -5,7 +5,7 @@ from enum import Enum
 from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
-from chalicelib import endpoints
+from chalicelib import endpoints, tracing
 from chalicelib.endpoints import Body
 from chalicelib.http import Receiver, Request, Response
 
@@ -117,9 +117,11 @@ class Registry:
 
     def end(self) -> None:
         self.flush()
+        tracing.stop()
 
     def work(self, stop: Event) -> None:
         from chalicelib.jobs.kinds import KINDS
         from chalicelib.jobs.worker import Worker
 
         Worker(self.context, KINDS).run(stop)
+        tracing.stop()

@@ -56,6 +56,7 @@ class Served:
     client: str
     subject: str
     id: str
+    trace: str = ""
 
 
 def write(requests: list[Served]) -> None:
@@ -78,6 +79,7 @@ def _for_people(request: Served) -> str:
 
 def _as_json(request: Served) -> str:
     path = logs.masked(request.target)
+    traced = {"trace_id": request.trace} if request.trace else {}
     return json.dumps({
         "timestamp": _time(request.ended),
         "level": "INFO",
@@ -93,6 +95,7 @@ def _as_json(request: Served) -> str:
         "client": request.client,
         "subject": request.subject,
         "request_id": request.id,
+        **traced,
     }) + "\n"  # fmt: skip
 
 

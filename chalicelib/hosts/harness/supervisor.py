@@ -15,6 +15,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from chalicelib import tracing
 from chalicelib.hosts.harness import jobs
 from chalicelib.hosts.harness.certificates import Certificates
 from chalicelib.hosts.harness.functions import Functions
@@ -133,6 +134,7 @@ class Supervisor:
             self._selector.close()
             for ours in self._workers:
                 ours.close()
+            tracing.start()
             if index < self._count:
                 worker = Worker(self._entrances, self._settings, self._loads, index)
                 worker.run(parent, self._reporting(f"worker-{index}"))

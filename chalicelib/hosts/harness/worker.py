@@ -172,6 +172,7 @@ class Worker:
                 request.client,
                 exchange.subject,
                 exchange.id,
+                exchange.trace_id,
             )
         )
         if not self._writing:
