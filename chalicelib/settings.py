@@ -222,6 +222,17 @@ def _network(text: str) -> str:
         raise ValueError("must be networks like 10.0.0.0/8, or addresses") from None
 
 
+def _domain(text: str) -> str:
+    name = text.lower()
+    if not _is_host(name) or re.fullmatch(r"[0-9.]+|\[.*", name):
+        raise ValueError("must be names of hosts, like registry.example.org")
+    return name
+
+
+def _domains(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_list(_domain)(text)))
+
+
 def _rate(text: str) -> Rate:
     count, slash, period = text.partition("/")
     if not slash:
@@ -534,6 +545,23 @@ class Settings:
     tls_key: Path | None = field(
         default=None, metadata=_told(_path, "PEM file: the certificate's key")
     )
+    acme_domains: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _domains,
+            "names, by commas, for which `serve` gets itself a certificate: it speaks HTTPS",
+        ),
+    )
+    acme_directory: str = field(
+        default="https://acme-v02.api.letsencrypt.org/directory",
+        metadata=_told(_url("https"), "the certificate authority that gives it (RFC 8555)"),
+    )
+    acme_listen: Address = field(
+        default=Address("0.0.0.0", 80),  # noqa: S104
+        metadata=_told(
+            read_address, "host:port that the certificate authority asks; it has to be its port 80"
+        ),
+    )
     log_level: str = field(
         default="info",
         metadata=_told(
@@ -559,6 +587,11 @@ class Settings:
         if (settings.tls_certificate is None) != (settings.tls_key is None):
             missing = "TLS_KEY" if settings.tls_key is None else "TLS_CERTIFICATE"
             raise SettingsError(PREFIX + missing, "is needed too: TLS takes both")
+        if settings.tls_certificate and settings.acme_domains:
+            raise SettingsError(
+                PREFIX + "ACME_DOMAINS",
+                f"has a certificate ordered, and {PREFIX}TLS_CERTIFICATE names one: choose",
+            )
         if bool(settings.ipfs_pinning_url) != bool(settings.ipfs_pinning_token):
             missing = "TOKEN" if settings.ipfs_pinning_url else "URL"
             raise SettingsError(
@@ -574,9 +607,14 @@ class Settings:
         return settings
 
     @property
+    def secure(self) -> bool:
+        """Whether `serve` speaks TLS itself."""
+        return bool(self.tls_certificate or self.acme_domains)
+
+    @property
     def exposed(self) -> bool:
         """Whether another machine can reach the registry."""
-        if not is_loopback(self.listen.host):
+        if not is_loopback(self.listen.host) or self.acme_domains:
             return True
         urls = (self.public_url, self.upload_url)
         return any(url and not is_loopback(urlsplit(url).hostname or "") for url in urls)

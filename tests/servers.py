@@ -219,7 +219,8 @@ class Registry(Server):
     @property
     def url(self) -> str:
         """The address to put before a path."""
-        scheme = "https" if self.settings.get("OPENREGISTRY_TLS_CERTIFICATE") else "http"
+        secure = ("OPENREGISTRY_TLS_CERTIFICATE", "OPENREGISTRY_ACME_DOMAINS")
+        scheme = "https" if any(map(self.settings.get, secure)) else "http"
         return f"{scheme}://{self.host}"
 
     def command(self) -> list[str]:

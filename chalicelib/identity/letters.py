@@ -13,7 +13,7 @@ def base_url(settings: Settings) -> str:
     """Scheme and host at which people reach the registry: PUBLIC_URL, else where it listens."""
     if settings.public_url:
         return settings.public_url
-    scheme = "https" if settings.tls_certificate else "http"
+    scheme = "https" if settings.secure else "http"
     return f"{scheme}://{settings.listen}".replace("://127.0.0.1:", "://localhost:")
 
 

@@ -68,7 +68,7 @@ def relying_party(settings: Settings, host: str) -> RelyingParty:
     """The registry as authenticators know it: by PUBLIC_URL, or by a request's ``Host`` where that
     is this machine, since anybody may send any ``Host``. Raises ``PasskeyRefused`` where browsers
     would not make passkeys."""
-    url = settings.public_url or f"{'https' if settings.tls_certificate else 'http'}://{host}"
+    url = settings.public_url or f"{'https' if settings.secure else 'http'}://{host}"
     try:
         parts = urlsplit(url)
         name, port = parts.hostname or "", parts.port

@@ -14,6 +14,7 @@ from chalicelib.metadata.jobs import Job
 
 if TYPE_CHECKING:
     from chalicelib.context import Context
+    from chalicelib.settings import Settings
 
 __all__ = ["GiveUp", "Job", "Kind", "Later", "NotNow", "TryAgain", "as_text"]
 
@@ -44,7 +45,8 @@ class NotNow(Exception):
 class Kind:
     """Jobs of one kind. ``perform`` does one; what it raises has it tried again, ``GiveUp`` not.
     It is tried ``tries`` times, after ``first`` seconds and then twice as long each time, ``most``
-    at most. With ``every`` it recurs, so many seconds apart."""
+    at most. With ``every`` it recurs, so many seconds apart. Workers whose settings do not have it
+    ``wanted`` leave it to others."""
 
     name: str
     perform: "Callable[[Context, Job], Later | None]"
@@ -52,6 +54,7 @@ class Kind:
     first: float = 5
     most: float = 6 * HOUR
     every: int | None = None
+    wanted: "Callable[[Settings], bool]" = lambda _settings: True
 
     def pause(self, tries: int) -> float:
         """Seconds until the next attempt, before jitter."""

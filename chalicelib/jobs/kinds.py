@@ -5,6 +5,7 @@ from chalicelib.jobs import (
     HOUR,
     MINUTE,
     Kind,
+    certificates,
     collection,
     expiry,
     healing,
@@ -48,4 +49,11 @@ KINDS = (
     Kind("index.publish", indexing.perform, every=HOUR),
     Kind(probing.KIND, probing.perform, every=probing.EVERY),
     Kind("triggers.expire", triggers.expire, every=HOUR),
+    Kind(
+        certificates.KIND,
+        certificates.renew,
+        *certificates.PATIENCE,
+        every=certificates.EVERY,
+        wanted=certificates.wanted,
+    ),
 )

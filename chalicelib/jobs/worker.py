@@ -42,7 +42,7 @@ class Worker:
 
     def __init__(self, context: Context, kinds: Sequence[Kind], threads: int = THREADS) -> None:
         self._context = context
-        self._kinds = {kind.name: kind for kind in kinds}
+        self._kinds = {kind.name: kind for kind in kinds if kind.wanted(context.settings)}
         self._threads = threads
         self._changed = threading.Condition()
         self._held: dict[int, Job] = {}

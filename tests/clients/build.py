@@ -80,6 +80,10 @@ class Client:
 CLIENTS = (
     Client("conformance", "github.com/opencontainers/distribution-spec/conformance"),
     Client("ipfs", "github.com/ipfs/kubo/cmd/ipfs", "kubo"),
+    Client("pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble", "pebble"),
+    Client(
+        "pebble-challtestsrv", "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv", "pebble"
+    ),
     Client("crane", "github.com/google/go-containerregistry/cmd/crane"),
     Client("oras", "oras.land/oras/cmd/oras"),
     Client("regctl", "github.com/regclient/regclient/cmd/regctl"),

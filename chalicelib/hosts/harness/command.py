@@ -50,7 +50,7 @@ def serve(_options: argparse.Namespace) -> int:
     """Run the registry."""
     from chalicelib import tracing
     from chalicelib.hosts import build_context, check_access, check_folders, open_database
-    from chalicelib.hosts.harness import certificates, log, supervisor
+    from chalicelib.hosts.harness import certificates, log, supervisor, worker
     from chalicelib.hosts.harness.functions import Registry
     from chalicelib.http import RegistryError
     from chalicelib.metadata.embedded import Embedded, EmbeddedError
@@ -65,12 +65,15 @@ def serve(_options: argparse.Namespace) -> int:
     os.umask(0o077)
     # Before there is a URL of our own Postgres, which would look like a setting.
     settings = replace(settings, access=check_access(settings))
-    files = certificates.from_files(settings)
+    shown: certificates.Certificates | None = certificates.from_files(settings)
     if settings.database_url:
         open_database(settings)
     signal.signal(signal.SIGTERM, _interrupt)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen("LISTEN", settings.listen))
+        others = []
+        if settings.acme_domains:
+            others.append(stack.enter_context(_listen("ACME_LISTEN", settings.acme_listen)))
         count = settings.workers or min(os.cpu_count() or 1, MOST_WORKERS)
         check_folders(settings)
         settings = replace(settings, secret_key=secret_key(settings))
@@ -93,11 +96,19 @@ def serve(_options: argparse.Namespace) -> int:
             first = _first_administrator(settings) if settings.access == "accounts" else None
         except (StorageError, RegistryError) as error:
             raise CommandError(str(error)) from error
+        if settings.acme_domains:
+            from chalicelib.hosts.harness import acme
+
+            acme.begin(settings)
+            shown = acme.Ordered(context)
         exporter = open_exporter(context)
         _announce(settings, listener, first)
         supervisor.Supervisor(
-            Registry(context), settings, listener, count, certificates=files, exporter=exporter
-        ).run()
+            Registry(context), settings, listener, count,
+            certificates=shown,
+            exporter=exporter,
+            others=[worker.Entrance(other, acme.Challenges(context)) for other in others],
+        ).run()  # fmt: skip
     return 0
 
 
@@ -193,7 +204,7 @@ def _first_administrator(settings: Settings) -> _First:
 def _announce(settings: Settings, listener: socket.socket, first: _First | None) -> None:
     """Say where it listens: the log in its own way, and a person with the first thing to try."""
     address = Address(*listener.getsockname()[:2])
-    scheme = "https" if settings.tls_certificate else "http"
+    scheme = "https" if settings.secure else "http"
     url = settings.public_url or f"{scheme}://{address}"
     _log.info("OpenRegistry %s listens on %s://%s", __version__, scheme, address)
     name = url.partition("://")[2].replace("127.0.0.1:", "localhost:")
