@@ -15,7 +15,7 @@ TAG ?= openregistry
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-long lint types format check clients conformance bench localstack package image clean
+.PHONY: help run setup test test-long lint types format check clients conformance bench load localstack package image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,9 +31,10 @@ test: $(VENV)/.installed-tests ## run the tests, in two processes
 test-long: $(VENV)/.installed-tests ## run the long tests, in two processes: large layers, stress, clients that are built first
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
 
-lint: $(VENV)/.installed-lint ## check style
+lint: $(VENV)/.installed-tests $(VENV)/.installed-lint ## check style, and the stack for AWS
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m infra.aws.package --template arm64 | $(BIN)/cfn-lint
 
 types: $(VENV)/.installed-tests $(VENV)/.installed-lint ## check types
 	$(BIN)/mypy
@@ -49,10 +50,11 @@ conformance: $(VENV)/.installed-tests ## run the specification's conformance pro
 bench: $(VENV)/.installed-tests ## measure this registry and Debian's docker-registry on this machine
 	$(BIN)/python -m tests.bench $(ARGS)
 
-package: $(VENV)/.installed-tests ## make the stack for AWS: .chalice/deployments/prod/sam.yaml and its zip
-	AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(BIN)/chalice package --stage prod \
-		--template-format yaml --merge-template .chalice/resources.yaml .chalice/deployments/prod
-	$(BIN)/python .chalice/precompile.py .chalice/deployments/prod/deployment.zip
+load: $(VENV)/.installed-tests ## put a registry of its own under steady load and watch its memory (an hour: ARGS="--minutes 60")
+	$(BIN)/python -m tests.load $(ARGS)
+
+package: $(VENV)/.installed-tests ## make what goes to AWS: dist/lambda-*.zip, and a stack's template for each
+	$(BIN)/python -m infra.aws.package $(ARGS)
 
 image: ## build the container image (another base: BASE=IMAGE; more for docker build: ARGS="--pull")
 	docker build --file infra/Dockerfile --tag $(TAG) $(if $(BASE),--build-arg BASE=$(BASE)) \

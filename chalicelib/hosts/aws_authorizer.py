@@ -8,12 +8,14 @@ REST APIs"; .chalice/resources.yaml has them). A registry token needs no databas
 Whatever else it takes to decide is for the functions, which check everything again.
 """
 
+import os
 from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
 from chalicelib import endpoints
-from chalicelib.http import Request, Unauthorized
+from chalicelib.hosts.aws_parameters import resolved
+from chalicelib.http import Request, Unauthorized, Unavailable
 from chalicelib.identity import access_tokens
 from chalicelib.identity.access import add_challenge, check_claims
 from chalicelib.identity.challenge import service
@@ -47,10 +49,10 @@ def _refusal(authorization: str, method_arn: str) -> Unauthorized | None:
     repository = params.get("repository")
     if repository is not None and not is_name(repository):
         return None
-    known = _known()
-    if known is None:
-        return None
-    settings, tokens = known
+    try:
+        settings, tokens = _known()
+    except (SettingsError, Unavailable):
+        return None  # the functions tell of it
     try:
         subject = tokens.verify(token)
         if subject is None:
@@ -63,14 +65,13 @@ def _refusal(authorization: str, method_arn: str) -> Unauthorized | None:
 
 
 @cache
-def _known() -> tuple[Settings, RegistryTokens] | None:
-    """The settings, and the keys by them; None where they are wrong, which the functions tell."""
-    try:
-        settings = Settings.from_environment()
-    except SettingsError:
-        return None
-    if not settings.secret_key or not settings.public_url:
-        return None
+def _known() -> tuple[Settings, RegistryTokens]:
+    """The settings, and the keys by them. Raises ``SettingsError`` and ``Unavailable``, and tries
+    again with the next request."""
+    settings = Settings.from_environment(resolved(os.environ))
+    for name in ("secret_key", "public_url"):
+        if not getattr(settings, name):
+            raise SettingsError(f"OPENREGISTRY_{name.upper()}", "is needed on Lambda")
     keys = Keys(settings.secret_key, settings.old_secret_key)
     return settings, RegistryTokens(keys, service(settings))
 

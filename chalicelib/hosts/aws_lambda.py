@@ -9,6 +9,7 @@ out) and may lose the ``Content-Length`` of an answer to HEAD (``Context.head_by
 
 import json
 import logging
+import os
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from chalice.app import Response as ChaliceResponse
 from chalicelib import endpoints, logs
 from chalicelib.afterwards import Afterwards
 from chalicelib.hosts import aws_log, build_context
+from chalicelib.hosts.aws_parameters import resolved
 from chalicelib.hosts.aws_queue import Message, Queue, read
 from chalicelib.http import Headers, Query, RegistryError, Request, Response, Unavailable
 from chalicelib.settings import Settings, SettingsError
@@ -107,7 +109,7 @@ def context() -> "Context":
 @cache
 def _context() -> "Context":
     try:
-        settings = Settings.from_environment()
+        settings = Settings.from_environment(resolved(os.environ))
         if not settings.secret_key:
             raise SettingsError(
                 "OPENREGISTRY_SECRET_KEY",

@@ -5,7 +5,6 @@ written jobs, leave as one message before the answer. The message is signed and 
 AWS's library takes longer than a pull does.
 """
 
-import hmac
 import json
 import logging
 import os
@@ -13,12 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from hashlib import sha256
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from chalicelib import digests
+from chalicelib.hosts.aws_signing import NoCredentialsError, signed
 from chalicelib.http import RegistryError
 from chalicelib.metadata.pulls import Pulled
 
@@ -61,7 +60,7 @@ class Queue:
         message = {"pulls": pulls} if pulls else {}
         try:
             self._send(json.dumps(message | ({"wake": True} if wake else {})))
-        except (OSError, HTTPException, QueueError) as error:
+        except (OSError, HTTPException, QueueError, NoCredentialsError) as error:
             _log.warning("the queue did not take a message: %s", str(error) or repr(error))
             self._connection.close()
 
@@ -71,7 +70,8 @@ class Queue:
         return kind(self._parts.netloc, timeout=PATIENCE)
 
     def _send(self, text: str) -> None:
-        """Send one message. Raises ``OSError``, ``HTTPException`` and ``QueueError``."""
+        """Send one message. Raises ``OSError``, ``HTTPException``, ``QueueError`` and
+        ``NoCredentialsError``."""
         body = json.dumps({"QueueUrl": self._url, "MessageBody": text}).encode()
         kept = self._connection.sock is not None
         try:
@@ -86,39 +86,11 @@ class Queue:
             raise QueueError(f"{status} {answer[:300].decode(errors='replace')}")
 
     def _ask(self, body: bytes) -> tuple[int, bytes]:
-        fields = signed(self._parts.netloc, body, os.environ, datetime.now(UTC))
+        host, now = self._parts.netloc, datetime.now(UTC)
+        fields = signed("sqs", _TARGET, _MEDIA_TYPE, host, body, os.environ, now)
         self._connection.request("POST", "/", body, fields)
         response = self._connection.getresponse()
         return response.status, response.read()
-
-
-def signed(host: str, body: bytes, environment: Mapping[str, str], now: datetime) -> dict[str, str]:
-    """The header fields of a request to SQS, with a signature by the credentials that Lambda puts
-    into a function's environment (AWS, "Signature Version 4"). Raises ``QueueError`` where there
-    are none."""
-    try:
-        key, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
-        region = environment.get("AWS_REGION") or environment["AWS_DEFAULT_REGION"]
-    except KeyError as error:
-        raise QueueError(f"{error.args[0]} is not in the environment") from None
-    moment = now.strftime("%Y%m%dT%H%M%SZ")
-    fields = {"content-type": _MEDIA_TYPE, "host": host, "x-amz-date": moment}
-    if token := environment.get("AWS_SESSION_TOKEN"):
-        fields["x-amz-security-token"] = token
-    fields["x-amz-target"] = _TARGET
-    names = ";".join(fields)
-    lines = [f"{name}:{value}" for name, value in fields.items()]
-    canonical = "\n".join(["POST", "/", "", *lines, "", names, sha256(body).hexdigest()])
-    scope = f"{moment[:8]}/{region}/sqs/aws4_request"
-    hashed = sha256(canonical.encode()).hexdigest()
-    signature = f"AWS4{secret}".encode()
-    for part in (*scope.split("/"), f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashed}"):
-        signature = hmac.digest(signature, part.encode(), "sha256")
-    fields["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={names},"
-        f" Signature={signature.hex()}"
-    )
-    return fields
 
 
 class Message(NamedTuple):

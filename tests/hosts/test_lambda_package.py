@@ -1,15 +1,25 @@
 """The stack that goes to AWS."""
 
+import copy
 import json
+import os
+import subprocess
+import sys
 import zipfile
+from collections import Counter
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
 
 from app import METHODS
 from chalicelib.endpoints import ENDPOINTS
+from chalicelib.settings import Settings, SettingsError
+from infra.aws import package as packages
 from tests.hosts.api_gateway import resolved, resource_of
 from tests.hosts.lambda_package import package
 
@@ -51,20 +61,140 @@ def test_what_fails_of_the_queue_comes_again_by_itself(template: Any) -> None:
     assert queue["VisibilityTimeout"] >= 6 * resources["Messages"]["Properties"]["Timeout"]
 
 
-def test_the_functions_may_use_no_other_queue(template: Any) -> None:
-    [role] = [
-        resource
+def role(template: Any, function: str) -> dict[str, Any]:
+    """The statements of a function's role, by what they allow."""
+    properties = template["Resources"][function]["Properties"]
+    [name, _] = properties["Role"]["Fn::GetAtt"]
+    statements = {}
+    for policy in template["Resources"][name]["Properties"]["Policies"]:
+        for statement in policy.get("Fn::If", [None, policy])[1]["PolicyDocument"]["Statement"]:
+            actions = statement["Action"]
+            for action in [actions] if isinstance(actions, str) else actions:
+                assert "*" not in action
+                statements[action] = statement["Resource"]
+    return statements
+
+
+def test_each_function_may_do_what_it_does(template: Any) -> None:
+    services = {
+        function: {action.partition(":")[0] for action in role(template, function)}
+        for function in ("APIHandler", "Challenge", "Work", "Messages")
+    }
+    common = {"logs", "ssm", "s3", "ses", "ec2"}
+    assert services == {
+        "APIHandler": common | {"sqs"},
+        "Challenge": {"logs", "ssm"},
+        "Work": common,
+        "Messages": common | {"sqs"},
+    }
+    queue = {"Fn::GetAtt": ["Queue", "Arn"]}
+    for function, actions in (
+        ("APIHandler", {"sqs:SendMessage"}),
+        ("Messages", {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}),
+    ):
+        allowed = role(template, function)
+        assert {action for action in allowed if action.startswith("sqs:")} == actions
+        assert all(allowed[action] == queue for action in actions)
+    for function in services:
+        for action, resource in role(template, function).items():
+            # What AWS lets nobody narrow down: the network interfaces of functions in a VPC.
+            assert (resource == "*") == action.startswith("ec2:"), action
+
+
+def test_the_authorizer_knows_no_more_than_keys(template: Any) -> None:
+    names = [each["Fn::Sub"].partition("}/")[2] for each in role(template, "Challenge")[KEYS]]
+    assert names == ["secret-key", "old-secret-key"]
+    assert "Environment" not in template["Resources"]["Challenge"]["Properties"]
+    assert set(template["Globals"]["Function"]["Environment"]["Variables"]) == {
+        "OPENREGISTRY_SECRET_KEY",
+        "OPENREGISTRY_OLD_SECRET_KEY",
+        "OPENREGISTRY_PUBLIC_URL",
+    }
+
+
+KEYS = "ssm:GetParameters"
+
+
+def test_no_secret_has_to_be_in_the_template(template: Any) -> None:
+    parameters = template["Parameters"]
+    hidden = {name for name, each in parameters.items() if each.get("NoEcho")}
+    assert all(parameters[name]["Default"][:8] in ("", "aws-ssm:") for name in hidden)
+    assert {"DatabaseUrl", "SecretKey", "OldSecretKey"} <= hidden
+
+
+def test_the_bucket_stays_private_and_outlives_the_stack(template: Any) -> None:
+    bucket = template["Resources"]["Blobs"]
+    assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
+    assert all(bucket["Properties"]["PublicAccessBlockConfiguration"].values())
+    [rule] = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+    days = rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
+    with pytest.raises(SettingsError):  # nor may the registry keep an upload for as long
+        Settings.from_environment({"OPENREGISTRY_UPLOAD_EXPIRY": f"{days}d"})
+
+
+def test_connections_to_postgres_are_bounded(template: Any) -> None:
+    """docs/lambda.md has the sum: a connection for each of these at most."""
+    resources = template["Resources"]
+    assert template["Parameters"]["Concurrency"]["Default"] == 40
+    reserved = [
+        resources[name]["Properties"]["ReservedConcurrentExecutions"]["Fn::If"][1]
+        for name in ("APIHandler", "Work")
+    ]
+    assert reserved == [{"Ref": "Concurrency"}, 2]
+    [source] = resources["Messages"]["Properties"]["Events"].values()
+    assert source["Properties"]["ScalingConfig"] == {"MaximumConcurrency": 5}
+    for name in ("APIHandler", "Work", "Messages"):
+        variables = resources[name]["Properties"]["Environment"]["Variables"]
+        assert variables["OPENREGISTRY_DATABASE_POOL"] == "1"
+
+
+def test_the_stack_has_no_nat_gateway_and_no_proxy_of_databases(template: Any) -> None:
+    """Each costs more at rest than all else together."""
+    kinds = {resource["Type"] for resource in template["Resources"].values()}
+    assert not {kind for kind in kinds if kind.startswith(("AWS::RDS", "AWS::EC2::Nat"))}
+    interfaces = [
+        each["Properties"]["VpcEndpointType"]
+        for each in template["Resources"].values()
+        if each["Type"] == "AWS::EC2::VPCEndpoint"
+    ]
+    assert interfaces == ["Gateway"]
+
+
+def test_alarms_are_no_more_than_cost_nothing(template: Any) -> None:
+    alarms = [
+        resource["Properties"]
         for resource in template["Resources"].values()
-        if resource["Type"] == "AWS::IAM::Role"
+        if resource["Type"] == "AWS::CloudWatch::Alarm"
     ]
-    statements = [
-        statement
-        for policy in role["Properties"]["Policies"]
-        for statement in policy["PolicyDocument"]["Statement"]
-    ]
-    [queue] = [each for each in statements if "sqs:" in str(each["Action"])]
-    assert queue["Resource"] == {"Fn::GetAtt": ["Queue", "Arn"]}
-    assert "*" not in str(queue["Action"])
+    assert len(alarms) == 10
+    assert all(alarm["AlarmActions"] == [{"Ref": "Alarms"}] for alarm in alarms)
+    for alarm in alarms:
+        for dimension in alarm["Dimensions"]:
+            [value] = dimension["Value"].values()
+            name = value if isinstance(value, str) else value[0]
+            assert name in template["Resources"] or name == "AWS::StackName"
+
+
+@pytest.mark.parametrize("domain", ["", "arn:aws:acm:us-east-1:123456789012:certificate/1"])
+def test_sam_makes_cloudformation_of_it(template: Any, domain: str) -> None:
+    """By AWS's own program, which has the validator of SAM in it."""
+    managed = {
+        "AWSLambdaBasicExecutionRole": "arn:aws:iam::aws:policy/AWSLambdaBasicExecutionRole",
+    }
+    stack = copy.deepcopy(template)
+    for resource in stack["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            resource["Properties"]["CodeUri"] = "s3://code/lambda.zip"
+    parameters = {"PublicUrl": "https://r.example.org", "CertificateArn": domain}
+    session = boto3.session.Session(region_name="us-east-1")
+    translator = Translator(managed, Parser(), boto_session=session)
+    made = translator.translate(stack, parameter_values=parameters)
+    kinds = Counter(resource["Type"] for resource in made["Resources"].values())
+    assert kinds["AWS::Lambda::Function"] == 4
+    assert kinds["AWS::IAM::Role"] == 4, "SAM made a role of its own"
+    assert kinds["AWS::Lambda::EventSourceMapping"] == 1
+    # Root has to wait for the stage.
+    assert made["Resources"]["Root"]["Properties"]["Stage"] == {"Ref": "RestAPIprodStage"}
 
 
 def test_the_package_holds_the_code_and_the_migrations(template: Any, out: Path) -> None:
@@ -148,5 +278,100 @@ def test_too_large_a_body_is_told_what_to_do(template: Any) -> None:
 def test_every_setting_is_one(template: Any) -> None:
     from chalicelib.settings import strangers
 
-    variables = template["Globals"]["Function"]["Environment"]["Variables"]
+    variables = dict(template["Globals"]["Function"]["Environment"]["Variables"])
+    for name in ("APIHandler", "Work", "Messages"):
+        variables |= template["Resources"][name]["Properties"]["Environment"]["Variables"]
     assert list(strangers(variables)) == []
+
+
+def test_a_library_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ours.so").write_bytes(b"\x7fELF".ljust(18) + (183).to_bytes(2, "little"))
+    packages.check_libraries(tmp_path, "arm64")
+    with pytest.raises(packages.PackageError, match=r"ours\.so is not for x86_64"):
+        packages.check_libraries(tmp_path, "x86_64")
+
+
+def test_a_library_that_lambda_is_too_old_for_is_refused(tmp_path: Path) -> None:
+    head = b"\x7fELF".ljust(18) + (62).to_bytes(2, "little")
+    (tmp_path / "new.so").write_bytes(head + b"GLIBC_2.14 GLIBC_2.99")
+    with pytest.raises(packages.PackageError, match=r"new\.so wants glibc 2\.99"):
+        packages.check_libraries(tmp_path, "x86_64")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make package` makes, by pip."""
+    folder = tmp_path_factory.mktemp("dist")
+    make(folder)
+    return folder
+
+
+def make(folder: Path, *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "infra.aws.package", "--to", str(folder), *arguments],
+        cwd=packages.ROOT,
+        check=True,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_package_is_the_same_wherever_it_is_made(built: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "another place"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    command = [sys.executable, "-m", "infra.aws.package", "--to", str(tmp_path)]
+    subprocess.run(command, cwd=packages.ROOT, env=environment, check=True)
+    made = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert made == [
+        *("lambda-arm64.zip", "lambda-x86_64.zip", "stack-arm64.yaml", "stack-x86_64.yaml"),
+    ]
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (built / name).read_bytes(), name
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_both_packages_hold_the_same(built: Path) -> None:
+    """But for what compilers have made, of which there is one of each module in both."""
+    modules, libraries = [], []
+    for architecture in packages.MACHINES:
+        with zipfile.ZipFile(built / f"lambda-{architecture}.zip") as file:
+            names = [name for name in file.namelist() if ".dist-info/" not in name]
+            assert sum(entry.file_size for entry in file.infolist()) < packages.SIZE
+            assert not [name for name in names if name.startswith(("/", "bin/")) or ".." in name]
+        modules.append({name for name in names if not name.endswith(".so")})
+        libraries.append({name.partition(".")[0] for name in names if name.endswith(".so")})
+    # pycryptodomex has instructions of the one processor in modules of their own.
+    only = {name for name in libraries[1] ^ libraries[0] if "Cryptodome" not in name}
+    assert modules[0] == modules[1]
+    assert not only
+    assert "cryptography/hazmat/bindings/_rust" in libraries[0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_everything_is_in_the_package(built: Path, tmp_path: Path) -> None:
+    """Every module of the functions can be imported with nothing else to import from, and S3 be
+    asked: what botocore knows of it is there."""
+    with zipfile.ZipFile(built / f"lambda-{os.uname().machine}.zip") as file:
+        file.extractall(tmp_path)
+    harness = ("hosts.harness", "hosts.proxy", "client", "metadata.embedded", "__main__")
+    script = f"""if True:
+        import sys
+        sys.path.append({str(tmp_path)!r})
+        import importlib, pkgutil, chalicelib, app
+        for module in pkgutil.walk_packages(chalicelib.__path__, "chalicelib."):
+            if not module.name.startswith(tuple("chalicelib." + each for each in {harness!r})):
+                importlib.import_module(module.name)
+        import boto3
+        session = boto3.session.Session("id", "key", region_name="eu-west-1")
+        session.client("sesv2")
+        place = {{"Bucket": "bucket", "Key": "key"}}
+        print(session.client("s3").generate_presigned_url("get_object", place))
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], env={}, cwd="/", capture_output=True, text=True
+    )
+    assert "https://bucket.s3.amazonaws.com/key?" in done.stdout, done.stderr
+    assert packages.import_seconds(tmp_path) < packages.IMPORT

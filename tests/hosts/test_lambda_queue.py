@@ -14,7 +14,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from chalicelib.hosts import aws_queue
-from chalicelib.hosts.aws_queue import Queue, QueueError, signed
+from chalicelib.hosts.aws_queue import Queue
+from chalicelib.hosts.aws_signing import NoCredentialsError, signed
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import Database
 from tests.client import push_image
@@ -42,7 +43,8 @@ def test_a_message_is_signed_as_botocore_would(left_out: str | None) -> None:
         environment.get("AWS_SESSION_TOKEN"),
     )
     while True:
-        ours = signed(host, body, environment, datetime.now(UTC))
+        now = datetime.now(UTC)
+        ours = signed("sqs", "AmazonSQS.SendMessage", "text/x", host, body, environment, now)
         fields = {name: ours[name] for name in ("content-type", "host", "x-amz-target")}
         request = AWSRequest("POST", f"https://{host}/", fields, body)
         SigV4Auth(keys, "sqs", "eu-west-1").add_auth(request)
@@ -54,8 +56,8 @@ def test_a_message_is_signed_as_botocore_would(left_out: str | None) -> None:
 
 
 def test_without_credentials_nothing_is_signed() -> None:
-    with pytest.raises(QueueError, match="AWS_SECRET_ACCESS_KEY"):
-        signed("host", b"", {"AWS_ACCESS_KEY_ID": "x"}, datetime.now(UTC))
+    with pytest.raises(NoCredentialsError, match="AWS_SECRET_ACCESS_KEY"):
+        signed("sqs", "x", "y", "host", b"", {"AWS_ACCESS_KEY_ID": "x"}, datetime.now(UTC))
 
 
 def test_a_queue_that_is_silent_keeps_nobody_waiting_for_long(
