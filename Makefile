@@ -15,7 +15,7 @@ TAG ?= openregistry
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-long lint types format check clients conformance bench load localstack package image clean
+.PHONY: help run setup test test-long lint types format check clients conformance bench load load localstack package image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ conformance: $(VENV)/.installed-tests ## run the specification's conformance pro
 
 bench: $(VENV)/.installed-tests ## measure this registry and Debian's docker-registry on this machine
 	$(BIN)/python -m tests.bench $(ARGS)
+
+load: $(VENV)/.installed-tests ## put a registry of its own under steady load and watch its memory (an hour: ARGS="--minutes 60")
+	$(BIN)/python -m tests.load $(ARGS)
 
 load: $(VENV)/.installed-tests ## put a registry of its own under steady load and watch its memory (an hour: ARGS="--minutes 60")
 	$(BIN)/python -m tests.load $(ARGS)

@@ -1,0 +1,1 @@
+"""A registry under steady load for minutes or hours, watched."""
