@@ -76,7 +76,7 @@ def test_a_mistake_would_be_found() -> None:
     assert _labels(selector.name) is None
     assert expressions.groupings("sum by (nonsense) (up)") == {"nonsense"}
     assert not _possible("route", "=", "/v2/{name}/manifests/{reference}")
-    with pytest.raises(ValueError, match="unexpected end"):
+    with pytest.raises(ValueError, match="unclosed"):
         expressions.selectors("sum by (")
 
 
