@@ -22,10 +22,11 @@ from chalice.app import Response as ChaliceResponse
 
 from chalicelib import endpoints, logs
 from chalicelib.afterwards import Afterwards
-from chalicelib.hosts import aws_log, build_context
+from chalicelib.hosts import aws_log, aws_metrics, build_context
 from chalicelib.hosts.aws_parameters import resolved
 from chalicelib.hosts.aws_queue import Message, Queue, read
 from chalicelib.http import Headers, Query, RegistryError, Request, Response, Unavailable
+from chalicelib.metrics import requests
 from chalicelib.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def answer(event: Mapping[str, Any]) -> Answer:
     request = request_from(event)
     given = logs.request_id(request.headers.get("x-request-id"))
     identity = given or str(event["requestContext"].get("requestId", ""))
-    with logs.bound(request_id=identity):
+    with logs.bound(request_id=identity), aws_metrics.written():
         answer, subject = _answered(request)
         answer.headers["X-Request-Id"] = identity
         query = f"?{request.query.raw}" if request.query.raw else ""
@@ -86,6 +87,8 @@ def answer(event: Mapping[str, Any]) -> Answer:
             request, event["path"] + query, answer.status_code, len(answer.body), subject,
             time.monotonic() - begun,
         )  # fmt: skip
+        seconds = time.monotonic() - begun
+        requests.count(request.method, request.path, "", answer.status_code, seconds)
     return answer
 
 
@@ -149,8 +152,13 @@ def work(seconds: float) -> int:
     """Do the jobs that are due, for at most about so many seconds; gives how many were done."""
     from chalicelib.jobs.kinds import KINDS
     from chalicelib.jobs.worker import Worker
+    from chalicelib.metrics.survey import survey_jobs
 
-    return Worker(context(), KINDS).drain(time.monotonic() + seconds - STOP_SECONDS)
+    made = context()
+    with aws_metrics.written():
+        done = Worker(made, KINDS).drain(time.monotonic() + seconds - STOP_SECONDS)
+        survey_jobs(made.database)
+    return done
 
 
 def receive(event: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -20,13 +20,11 @@ RECEIVED = Counter(
     "openregistry_http_received_bytes_total",
     "Bytes of bodies that clients have sent",
     ("route",),
-    cloudwatch=(),
 )
 SENT = Counter(
     "openregistry_http_sent_bytes_total",
     "Bytes of bodies that were sent to clients; what they fetch from storage is not among them",
     ("route",),
-    cloudwatch=(),
 )
 CONNECTIONS = Gauge("openregistry_http_connections", "Clients' connections that are open")
 IN_PROGRESS = Gauge("openregistry_http_requests_in_progress", "Requests that are not yet answered")
@@ -48,7 +46,6 @@ STORAGE_RETRIES = Counter(
     "openregistry_storage_retries_total",
     "Attempts at calls of object storage after the first",
     ("operation",),
-    cloudwatch=(),
 )
 PART_MEMORY = Gauge(
     "openregistry_part_memory_bytes", "Memory that parts on their way to a bucket hold"
@@ -80,7 +77,6 @@ POOL_WAIT = Histogram(
     "openregistry_database_pool_wait_seconds",
     "How long callers waited for a connection that others had; who waits not is not counted",
     bounds=_SHORT,
-    cloudwatch=(),
 )
 POOL_TIMEOUTS = Counter(
     "openregistry_database_pool_timeouts_total", "Callers who waited for a connection in vain"
@@ -142,7 +138,6 @@ COLLECTED = Counter(
     "openregistry_collected_total",
     "What collection removed: manifest, link (of a blob to a repository), blob, object",
     ("what",),
-    cloudwatch=("what",),
 )
 COLLECTED_BYTES = Counter(
     "openregistry_collected_bytes_total", "Size of the objects removed", cloudwatch=()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import uvloop
 
-from chalicelib import endpoints, logs
+from chalicelib import logs
 from chalicelib.addresses import networks
 from chalicelib.hosts.harness import log
 from chalicelib.hosts.harness.certificates import REFRESH_SECONDS, Certificates
@@ -26,7 +26,7 @@ from chalicelib.hosts.harness.connection import Connection, Exchange
 from chalicelib.hosts.harness.functions import Functions
 from chalicelib.hosts.harness.threads import Threads
 from chalicelib.http import Request, Response
-from chalicelib.metrics import catalogue, sampled
+from chalicelib.metrics import catalogue, requests, sampled
 from chalicelib.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -48,9 +48,6 @@ FLUSH_PATIENCE = 3
 """How often what requests have left in memory is written down, and how long a process that ends
 waits until that is done for the last time."""
 
-
-_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 
 class Entrance(NamedTuple):
@@ -181,15 +178,9 @@ class Worker:
 
     def _count(self, exchange: Exchange) -> None:
         request = exchange.request
-        route = exchange.route
-        if not route:
-            found = endpoints.find(request.method, request.path)
-            route = found.path if found else "none"
-        catalogue.REQUEST_SECONDS.observe(
-            time.monotonic() - exchange.begun,
-            route,
-            request.method if request.method in _METHODS else "other",
-            _CLASSES[exchange.status // 100],
+        seconds = time.monotonic() - exchange.begun
+        route = requests.count(
+            request.method, request.path, exchange.route, exchange.status, seconds
         )
         if exchange.sent:
             catalogue.SENT.add(exchange.sent, route)
