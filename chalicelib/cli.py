@@ -40,6 +40,7 @@ ROOMS = (
     "chalicelib.resolvers.choices_command",
     "chalicelib.client.pull_command",
     "chalicelib.client.push_command",
+    "chalicelib.client.import_command",
 )
 """Modules with a function ``register(commands)``, in the order of `--help`."""
 

@@ -8,27 +8,18 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib import digests
+from chalicelib.client import manifests
 from chalicelib.client.layout import Layout, Mismatch, Partial
+from chalicelib.client.manifests import Manifest
 from chalicelib.client.names import Reference
 from chalicelib.client.platforms import Platform, choose
 from chalicelib.client.progress import Bar, Progress
 from chalicelib.client.remote import Remote, RemoteError, Reply
-from chalicelib.http import DigestInvalid, ManifestInvalid
-from chalicelib.registry.documents import (
-    DOCKER_IMAGE,
-    DOCKER_LIST,
-    OCI_IMAGE,
-    OCI_INDEX,
-    Descriptor,
-    Document,
-    read,
-)
+from chalicelib.registry.documents import DOCKER_LIST, OCI_INDEX, Descriptor
 
 AT_ONCE = 4
 """Blobs that are fetched at a time."""
 
-_ACCEPT = f"{OCI_IMAGE}, {OCI_INDEX}, {DOCKER_IMAGE}, {DOCKER_LIST}, */*;q=0.5"
 _INDEXES = (OCI_INDEX, DOCKER_LIST)
 _BREAKS = 6
 """How often in a row a blob may break off with nothing new before it is given up."""
@@ -38,24 +29,6 @@ _DEPTH = 4
 
 class PullError(Exception):
     """An image is not what it must be, or not for this platform. The text is a sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A manifest that came, verified."""
-
-    data: bytes
-    document: Document
-    digest: str
-
-    @property
-    def descriptor(self) -> dict[str, Any]:
-        """What names it."""
-        return {
-            "mediaType": self.document.media_type,
-            "digest": self.digest,
-            "size": len(self.data),
-        }
 
 
 @dataclass(slots=True)
@@ -94,9 +67,9 @@ class Pull:
         top = self._manifest(self._image.reference)
         if not everything:
             top = self._chosen(top, platform or Platform.here())
-        manifests = list({each.digest: each for each in self._below(top, 0)}.values())
+        below = list({each.digest: each for each in self._below(top, 0)}.values())
         pulled = Pulled(top.descriptor)
-        images = [each.document for each in manifests]
+        images = [each.document for each in below]
         blobs = {blob.digest: blob for image in images for blob in image.blobs}
         pulled.absent = sorted({blob.digest for image in images for blob in image.absent})
         pulled.blobs, pulled.size = len(blobs), sum(blob.size for blob in blobs.values())
@@ -105,7 +78,7 @@ class Pull:
         if platform is not None and not everything:
             self._check_platform(top, platform, pulled)
         self._fetch_all(blobs.values(), pulled)
-        for manifest in manifests:
+        for manifest in below:
             self._layout.put(manifest.digest, manifest.data)
         tag = self._image.tag or (None if self._image.digest else "latest")
         host, repository = self._image.registry.host, self._image.repository
@@ -120,29 +93,10 @@ class Pull:
 
     def _manifest(self, reference: str, claimed: Descriptor | None = None) -> Manifest:
         """A manifest by its tag or digest; ``claimed`` is how an index names it."""
-        reply = self._remote.send(
-            "GET",
-            f"/v2/{self._image.repository}/manifests/{reference}",
-            headers={"Accept": _ACCEPT},
-            scope=self._scope,
-        ).check(200)
-        # By a tag it has the digest that the registry says, and that must be its own.
-        told = reply.headers.get("Docker-Content-Digest", "")
-        expected = reference if digests.is_digest(reference) else told
-        algorithm = expected.partition(":")[0] or "sha256"
         try:
-            if algorithm not in digests.ALGORITHMS:
-                raise PullError(f"{expected[:100]} is no digest that can be verified here.")
-            digest = digests.unpack(digests.of(reply.body, algorithm))
-            if (expected and digest != expected) or (
-                claimed is not None and claimed.size != len(reply.body)
-            ):
-                raise self._other_bytes(expected)
-            return Manifest(
-                reply.body, read(reply.body, reply.headers.get("Content-Type", "")), digest
-            )
-        except (ManifestInvalid, DigestInvalid) as error:
-            raise PullError(f"The manifest {reference} cannot be used. {error.message}") from None
+            return manifests.fetch(self._remote, self._image.repository, reference, claimed)
+        except manifests.Unusable as error:
+            raise PullError(str(error)) from None
 
     def _chosen(self, top: Manifest, wanted: Platform) -> Manifest:
         """The manifest of an image, which indexes offer for the platform."""
@@ -217,7 +171,8 @@ class Pull:
                 partial.finish()
             except Mismatch:
                 if not resumed:
-                    raise self._other_bytes(blob.digest) from None
+                    host = self._image.registry.host
+                    raise PullError(f"{host} sent other bytes than {blob.digest} names.") from None
                 bar.add(-bar.done)
             else:
                 return
@@ -260,9 +215,6 @@ class Pull:
                     raise RemoteError("Given up.")
                 partial.write(piece)
                 bar.add(len(piece))
-
-    def _other_bytes(self, digest: str) -> PullError:
-        return PullError(f"{self._image.registry.host} sent other bytes than {digest} names.")
 
 
 def _goes_on(reply: Reply, length: int) -> bool:

@@ -1,29 +1,22 @@
 """Images, from this machine to a registry: blobs several at a time, then manifests, children first,
 and the tag last, so that nobody ever sees a part of an image.
-
-For each blob the registry is asked whether the repository has it; then to mount it from any other
-repository, without saying which: this registry finds those that the account may pull from, whoever
-pushed it there. So nothing need be remembered of which repositories have what, as docker does on
-each machine and a machine of CI never can. A registry that wants to be told from where begins an
-upload instead, as the specification has it, and nothing is lost but a request.
 """
 
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal
-from urllib.parse import quote
+from typing import IO, Literal
 
 from chalicelib.client.compression import compress
 from chalicelib.client.ledger import Ledger
 from chalicelib.client.names import Reference
 from chalicelib.client.progress import Progress
-from chalicelib.client.remote import Remote, RemoteError, Reply
+from chalicelib.client.remote import Remote, RemoteError
+from chalicelib.client.repository import Repository
 from chalicelib.client.sending import Sender, Sending
 from chalicelib.client.sources import PIECE, Descriptor, Source, SourceError, verified
 from chalicelib.client.sources.images import Blob, Image, Manifest
@@ -35,7 +28,6 @@ DISK = 8 << 30
 """Bytes of temporary files for layers that are compressed, at a time."""
 
 _LEAVING = 3.0  # seconds
-_SCOPE = re.compile(r'scope="([^"]*)"')
 
 State = Literal["sent", "skipped", "mounted"]
 
@@ -83,7 +75,7 @@ class Push:
         self._progress = progress
         self._ledger = ledger
         self._disk = _Disk(disk)
-        self._scope = f"repository:{target.repository}:pull,push"
+        self._repository = Repository(remote, target.repository)
         self._stopped = threading.Event()
 
     def run(self, image: Image) -> Pushed:
@@ -134,7 +126,7 @@ class Push:
             raise RemoteError("Given up.")
         if blob.plain:
             return self._plain(blob)
-        state = self._present(blob.digest)
+        state = self._repository.find(blob.digest)
         if state is None:
             self._send(blob.digest, blob.size, lambda: self._source.open(blob.digest))
         return Done(blob.digest, blob.size, state or "sent")
@@ -142,14 +134,14 @@ class Push:
     def _plain(self, blob: Blob) -> Done:
         """Push a layer that is to be compressed."""
         known = self._ledger.find(blob.digest)
-        state = self._present(known.digest) if known is not None else None
+        state = self._repository.find(known.digest) if known is not None else None
         if known is not None and state is not None:
             return Done(known.digest, known.size or 0, state)
         with self._disk.lent(blob.size), tempfile.TemporaryFile() as file:
             layer = self._compress(blob, file)
             size = layer.size or 0
             if known is None or known.digest != layer.digest:
-                state = self._present(layer.digest)
+                state = self._repository.find(layer.digest)
             if state is None:
                 self._send(layer.digest, size, lambda: _read(file, size))
         self._ledger.add(blob.digest, layer)
@@ -159,28 +151,6 @@ class Push:
         with self._progress.bar(f"{_short(blob.digest)} compressing", blob.size) as bar:
             pieces = verified(self._source, blob.digest, blob.size)
             return compress(self._until_stopped(pieces, bar.add), file, self._compressing)
-
-    def _present(self, digest: str) -> State | None:
-        """Whether the repository has a blob, or has it now from another one."""
-        name = self._target.repository
-        reply = self._ask("HEAD", f"/v2/{name}/blobs/{digest}")
-        if reply.status == 200:
-            return "skipped"
-        path = f"/v2/{name}/blobs/uploads/?mount={quote(digest, safe='')}"
-        reply = self._ask("POST", path)
-        if reply.status == 401:
-            # A token names the repositories that it is for, and the challenge those to mount from.
-            wider = _SCOPE.search(reply.headers.get("WWW-Authenticate", ""))
-            if wider is not None:
-                reply = self._remote.send("POST", path, scope=wider.group(1))
-        if reply.status == 201:
-            return "mounted"
-        if reply.status == 202:
-            self._ask("DELETE", reply.location, attempts=1)
-            return None
-        if reply.status in (400, 404, 405):
-            return None  # a registry that takes no such question
-        raise reply.error()
 
     def _send(self, digest: str, size: int, read: Callable[[], Iterable[Piece]]) -> None:
         with self._progress.bar(_short(digest), size) as bar:
@@ -228,20 +198,9 @@ class Push:
             become[digest] = manifest.rewritten(layers, become)
         *children, top = become.values()
         for child in children:
-            self._put(child, child.digest)
-        self._put(top, self._target.tag or "latest")
+            self._repository.put(child.digest, child.media_type, child.payload)
+        self._repository.put(self._target.tag or "latest", top.media_type, top.payload)
         return [*children, top]
-
-    def _put(self, manifest: Manifest, reference: str) -> None:
-        self._ask(
-            "PUT",
-            f"/v2/{self._target.repository}/manifests/{reference}",
-            headers={"Content-Type": manifest.media_type},
-            body=manifest.payload,
-        ).check(201)
-
-    def _ask(self, method: str, path: str, **options: Any) -> Reply:
-        return self._remote.send(method, path, scope=self._scope, **options)
 
 
 class _Disk:
