@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chalicelib.metadata.migrate import migrate
 from infra.localstack.clouds import REGION, Cloud, Ministack
-from infra.localstack.stack import BUCKET, deployed
+from infra.localstack.stack import deployed
 from tests.accounts import add_user
 from tests.clients.build import DIRECTORY
 from tests.jobs.receiver import Handler, Receiver
@@ -113,7 +113,7 @@ def _start(stack: ExitStack, port: int) -> None:
             password=PASSWORD,
             endpoint=cloud.endpoint,
             region=REGION,
-            bucket=BUCKET,
+            bucket=deployment.bucket,
             hooks=receiver.origin,
             settings=file,
             ipfs=ipfs,

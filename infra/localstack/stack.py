@@ -8,20 +8,22 @@ from typing import Any
 
 import yaml
 
-from infra.localstack.adapted import adapt, gateway_responses, publish
-from infra.localstack.clouds import REGION, Cloud
+from infra.localstack.adapted import adapt, gateway_responses, publish, storage_query
+from infra.localstack.clouds import Cloud
 from infra.localstack.front import Domain
 from tests.hosts.lambda_package import package
 
-NAME, BUCKET, CODE = "openregistry", "blobs", "code"
+NAME, CODE = "openregistry", "code"
+SECRET_KEY = "no secret, since all of this is on one machine"  # noqa: S105
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The deployed registry: ``host`` is where it serves, ``settings`` are what an operator's
-    commands need, ``cloud`` is what it was deployed into."""
+    """The deployed registry: ``host`` is where it serves, ``bucket`` has its blobs, ``settings``
+    are what an operator's commands need, ``cloud`` is what it was deployed into."""
 
     host: str
+    bucket: str
     settings: Mapping[str, str]
     cloud: Cloud
 
@@ -42,40 +44,41 @@ def deployed(
     ``database_url`` is a database with its schema. ``settings`` are added to the functions' own.
     """
     template = package(directory, packages=True)
-    parameters = {
-        "DatabaseUrl": database_url,
-        "Bucket": BUCKET,
-        "StorageUrl": f"s3://{BUCKET}?region={REGION}&path_style=true&endpoint={cloud.endpoint}",
-        "SecretKey": "no secret, since all of this is on one machine",
-        "PublicUrl": f"http://127.0.0.1:{port}",
-    }
-    adapt(template, settings, scheduled=scheduled)
+    adapt(template, cloud, settings, scheduled=scheduled)
+    secrets = {"database-url": database_url, "secret-key": SECRET_KEY}
+    parameters = cloud.client("ssm")
+    for name, value in secrets.items():
+        parameters.put_parameter(Name=f"/openregistry/{name}", Value=value, Type="SecureString")
     s3 = cloud.client("s3")
-    s3.create_bucket(Bucket=BUCKET)
     s3.create_bucket(Bucket=CODE)
     s3.upload_file(str(directory / "out" / "deployment.zip"), CODE, "deployment.zip")
-    outputs = create(cloud, template, parameters)
-    answers = gateway_responses(template, parameters)
+    given = {"PublicUrl": f"http://127.0.0.1:{port}"}
+    outputs = create(cloud, template, given)
+    answers = gateway_responses(template, given)
     publish(cloud, outputs["RestAPIId"], answers)
     target = f"{cloud.endpoint}/_aws/execute-api/{outputs['RestAPIId']}/prod"
+    operators = {
+        "OPENREGISTRY_DATABASE_URL": database_url,
+        "OPENREGISTRY_STORAGE_URL": f"s3://{outputs['Bucket']}?{storage_query(cloud)}",
+        "OPENREGISTRY_SECRET_KEY": SECRET_KEY,
+        "OPENREGISTRY_PUBLIC_URL": given["PublicUrl"],
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        **settings,
+    }
     with Domain(port, target, answers) as domain:
-        operators = {
-            "OPENREGISTRY_DATABASE_URL": database_url,
-            "OPENREGISTRY_STORAGE_URL": parameters["StorageUrl"],
-            "OPENREGISTRY_SECRET_KEY": parameters["SecretKey"],
-            "OPENREGISTRY_PUBLIC_URL": parameters["PublicUrl"],
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-        }
-        yield Stack(domain.host, {**operators, **settings}, cloud)
+        yield Stack(domain.host, outputs["Bucket"], operators, cloud)
 
 
 def create(cloud: Cloud, template: Any, parameters: Mapping[str, str]) -> dict[str, str]:
-    """Do what `aws cloudformation deploy` does; give the outputs."""
+    """Do what `aws cloudformation deploy` does with a template that is too long to be sent; give
+    the outputs."""
+    text = yaml.safe_dump(template).encode()
+    cloud.client("s3").put_object(Bucket=CODE, Key="stack.yaml", Body=text)
     stacks = cloud.client("cloudformation")
     stacks.create_stack(
         StackName=NAME,
-        TemplateBody=yaml.safe_dump(template),
+        TemplateURL=f"{cloud.endpoint}/{CODE}/stack.yaml",
         Parameters=[
             {"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()
         ],
@@ -85,4 +88,4 @@ def create(cloud: Cloud, template: Any, parameters: Mapping[str, str]) -> dict[s
         StackName=NAME, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
     )
     [stack] = stacks.describe_stacks(StackName=NAME)["Stacks"]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
