@@ -97,6 +97,13 @@ class LambdaRegistry:
 
     def logs(self) -> list[dict[str, object]]:
         """What the functions logged, in Lambda's JSON format."""
+        return [line for line in self._lines() if "_aws" not in line]
+
+    def metrics(self) -> list[dict[str, object]]:
+        """The lines of the log that CloudWatch takes for metrics."""
+        return [line for line in self._lines() if "_aws" in line]
+
+    def _lines(self) -> list[dict[str, object]]:
         return [
             json.loads(line)
             for process in self.processes
