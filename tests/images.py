@@ -68,7 +68,17 @@ def make_image(
     files = {
         f"layer-{number}": make_bytes(size, f"{seed}/{number}") for number, size in enumerate(sizes)
     }
-    layers = tuple(_layer({name: data}) for name, data in files.items())
+    layers = [_layer({name: data}) for name, data in files.items()]
+    return image_of(layers, hashes(files), seed, architecture)
+
+
+def image_of(
+    layers: Sequence[Content],
+    files: Mapping[str, str] | None = None,
+    seed: int | str = 0,
+    architecture: str = "amd64",
+) -> Image:
+    """An OCI image of layers that are there."""
     config = _json(
         CONFIG,
         {
@@ -90,7 +100,7 @@ def make_image(
             "layers": [layer.descriptor for layer in layers],
         },
     )
-    return Image(manifest, config, layers, hashes(files))
+    return Image(manifest, config, tuple(layers), dict(files or {}))
 
 
 def make_index(images: Sequence[Image]) -> Content:

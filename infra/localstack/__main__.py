@@ -1,7 +1,7 @@
 """`make localstack`: AWS on this machine with the registry deployed, until Ctrl-C.
 
-With the address of a LocalStack in LOCALSTACK_ENDPOINT the registry is deployed into that one, else
-into ministack, which is started. What is pushed is gone at the end.
+With the address of a LocalStack in LOCALSTACK_ENDPOINT the registry is deployed into that one, its
+functions beside it, else into ministack, which is started. What is pushed is gone at the end.
 """
 
 import argparse
@@ -10,11 +10,12 @@ import shlex
 import signal
 import tempfile
 import time
+import warnings
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from chalicelib.metadata.migrate import migrate
-from infra.localstack.clouds import REGION, Cloud, Ministack
+from infra.localstack.clouds import REGION, Cloud, LocalStack, Ministack
 from infra.localstack.stack import deployed
 from tests.accounts import add_user
 from tests.clients.build import DIRECTORY
@@ -34,7 +35,7 @@ The registry is at http://{host}, with an administrator "{name}" whose password 
 As on AWS a request takes 4.5 MB at most; `openregistry push` and `openregistry proxy` send larger
 layers to the bucket.
 
-What it was deployed into is at {endpoint}:
+AWS is at {endpoint}:
 
   export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION={region}
   aws --endpoint-url {endpoint} s3 ls --recursive s3://{bucket}
@@ -65,6 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in [name for name in os.environ if name.startswith("OPENREGISTRY_")]:
         del os.environ[name]  # those of another registry
+    warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")  # by the embedded Postgres
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as stack:
@@ -123,7 +125,7 @@ def _start(stack: ExitStack, port: int) -> None:
 
 def _cloud(stack: ExitStack, directory: Path) -> Cloud:
     if endpoint := os.environ.get("LOCALSTACK_ENDPOINT"):
-        return Cloud(endpoint)
+        return LocalStack(endpoint)
     _say("starting ministack")
     server = Ministack(directory / "ministack")
     stack.enter_context(stopping(server))

@@ -7,6 +7,7 @@ reason.
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from infra.localstack.clouds import REGION, Cloud
 from tests.hosts.api_gateway import resolved
@@ -53,6 +54,12 @@ def storage_query(cloud: Cloud) -> str:
     return f"region={REGION}&path_style=true&endpoint={cloud.endpoint}"
 
 
+def queue_url(cloud: Cloud, url: str) -> str:
+    """A queue's URL at the address that is known: LocalStack tells one with a name that has to be
+    looked up in DNS."""
+    return f"{cloud.endpoint}{urlsplit(url).path}"
+
+
 def gateway_responses(template: Any, parameters: Mapping[str, str]) -> Any:
     """API Gateway's own answers, with what CloudFormation makes of the parameters."""
     definition = template["Resources"]["RestAPI"]["Properties"]["Body"]
@@ -69,8 +76,7 @@ def publish(cloud: Cloud, api: str, answers: Any) -> None:
 
 
 def without_functions(template: Any) -> Any:
-    """The template without functions, and without all that needs one: LocalStack runs functions
-    with Docker and AWS's images alone, and makes none where it lacks them."""
+    """The template without functions, and without all that names one."""
     resources = template["Resources"]
     gone = {name for name, each in resources.items() if "Function" in each["Type"]}
     while more := {n for n, each in resources.items() if n not in gone and _named(each) & gone}:

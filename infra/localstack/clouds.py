@@ -29,6 +29,11 @@ class Cloud:
         )
 
 
+class LocalStack(Cloud):
+    """A LocalStack that somebody else has started. It runs functions in containers of AWS's
+    images, which reach no server at 127.0.0.1; so they run beside it."""
+
+
 class Ministack(Server, Cloud):
     """ministack (https://github.com/ministackorg/ministack): CloudFormation, Lambda, API Gateway,
     S3, SQS, EventBridge and more, on one port. It runs functions without Docker."""

@@ -8,8 +8,16 @@ from typing import Any
 
 import yaml
 
-from infra.localstack.adapted import adapt, gateway_responses, publish, storage_query
-from infra.localstack.clouds import Cloud
+from infra.localstack.adapted import (
+    adapt,
+    gateway_responses,
+    publish,
+    queue_url,
+    storage_query,
+    without_functions,
+)
+from infra.localstack.beside import running
+from infra.localstack.clouds import Cloud, LocalStack
 from infra.localstack.front import Domain
 from tests.hosts.lambda_package import package
 
@@ -53,10 +61,8 @@ def deployed(
     s3.create_bucket(Bucket=CODE)
     s3.upload_file(str(directory / "out" / "deployment.zip"), CODE, "deployment.zip")
     given = {"PublicUrl": f"http://127.0.0.1:{port}"}
-    outputs = create(cloud, template, given)
-    answers = gateway_responses(template, given)
-    publish(cloud, outputs["RestAPIId"], answers)
-    target = f"{cloud.endpoint}/_aws/execute-api/{outputs['RestAPIId']}/prod"
+    beside = isinstance(cloud, LocalStack)
+    outputs = create(cloud, without_functions(template) if beside else template, given)
     operators = {
         "OPENREGISTRY_DATABASE_URL": database_url,
         "OPENREGISTRY_STORAGE_URL": f"s3://{outputs['Bucket']}?{storage_query(cloud)}",
@@ -66,8 +72,16 @@ def deployed(
         "AWS_SECRET_ACCESS_KEY": "test",
         **settings,
     }
-    with Domain(port, target, answers) as domain:
-        yield Stack(domain.host, outputs["Bucket"], operators, cloud)
+    stack = Stack(f"127.0.0.1:{port}", outputs["Bucket"], operators, cloud)
+    if beside:
+        with running(cloud, directory, port, queue_url(cloud, outputs["Queue"]), operators):
+            yield stack
+        return
+    answers = gateway_responses(template, given)
+    publish(cloud, outputs["RestAPIId"], answers)
+    target = f"{cloud.endpoint}/_aws/execute-api/{outputs['RestAPIId']}/prod"
+    with Domain(port, target, answers):
+        yield stack
 
 
 def create(cloud: Cloud, template: Any, parameters: Mapping[str, str]) -> dict[str, str]:

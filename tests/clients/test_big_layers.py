@@ -119,7 +119,7 @@ def alone(share: Share, s3_server: S3, folder: Path) -> Iterator[Road]:
         settings = share(public_endpoint=f"http://{witness.host}")
         settings |= {"OPENREGISTRY_QUEUE_URL": queue.url}
         functions = stack.enter_context(LambdaRegistry(folder / "alone", settings))
-        stack.enter_context(LambdaJobs(folder / "jobs", functions, queue))
+        stack.enter_context(LambdaJobs(folder / "jobs", functions, queue.messages))
         yield Road(functions.host, witness, functions)
 
 

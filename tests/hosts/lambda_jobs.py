@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tests.hosts.lambda_registry import LambdaRegistry
 from tests.hosts.lambda_runtime import Function, FunctionTimeoutError, RuntimeApi
@@ -63,7 +63,8 @@ def sqs_event(*bodies: object, age: float = 0) -> dict[str, Any]:
 
 
 class Queue(ThreadingHTTPServer):
-    """A queue: takes `SendMessage` and keeps its body. ``url`` is for OPENREGISTRY_QUEUE_URL."""
+    """A queue: takes `SendMessage` and keeps its body. ``url`` is for OPENREGISTRY_QUEUE_URL;
+    ``sent`` counts what came."""
 
     daemon_threads = True
 
@@ -71,6 +72,7 @@ class Queue(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Sending)
         self.url = f"http://127.0.0.1:{self.server_port}/1/openregistry"
         self.messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.sent = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -87,6 +89,7 @@ class _Sending(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert self.headers["X-Amz-Target"] == "AmazonSQS.SendMessage"
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.sent += 1
         self.server.messages.put(sent["MessageBody"])
         answer = b'{"MessageId": "1"}'
         self.send_response(200)
@@ -98,21 +101,40 @@ class _Sending(BaseHTTPRequestHandler):
         pass
 
 
-class LambdaJobs:
-    """`with LambdaJobs(directory, registry, queue):` does the jobs of a registry on Lambda."""
+class Messages(Protocol):
+    """Where messages come from. Both methods raise ``queue.Empty``."""
 
-    def __init__(self, directory: Path, registry: LambdaRegistry, queue: Queue) -> None:
+    def get(self, block: bool = True, timeout: float | None = None) -> str:
+        """The next message, or that which comes within so many seconds."""
+
+    def get_nowait(self) -> str:
+        """The next message that is there."""
+
+
+class LambdaJobs:
+    """`with LambdaJobs(directory, registry, queue.messages):` does the jobs of a registry on
+    Lambda. The schedule comes every so many seconds. ``processes`` are those of the functions,
+    ``work`` and ``messages`` hand events to them."""
+
+    work: RuntimeApi
+    messages: RuntimeApi
+
+    def __init__(
+        self, directory: Path, registry: LambdaRegistry, messages: Messages, every: float = 60
+    ) -> None:
         self.directory = directory
         self.registry = registry
-        self.queue = queue
+        self.every = every
+        self.processes: list[Function] = []
+        self._queue = messages
         self._over = threading.Event()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            messages = self._function(stack, "messages", CONCURRENCY)
-            work = self._function(stack, "work", 1)
-            loops = [lambda: self._take(messages)] * CONCURRENCY + [lambda: self._schedule(work)]
+            self.messages = self._function(stack, "messages", CONCURRENCY)
+            self.work = self._function(stack, "work", 1)
+            loops = [self._take] * CONCURRENCY + [self._schedule]
             for loop in loops:
                 threading.Thread(target=self._until_over, args=(loop,), daemon=True).start()
             self._stack = stack.pop_all()
@@ -130,7 +152,7 @@ class LambdaJobs:
             folder = self.directory / f"{name}-{number}"
             function = Function(folder, f"app.{name}", api, self.registry.settings)
             stack.enter_context(stopping(function))
-            function.start()
+            self.processes.append(function.start())
         return api
 
     def _until_over(self, loop: Callable[[], None]) -> None:
@@ -138,19 +160,19 @@ class LambdaJobs:
             with suppress(FunctionTimeoutError):
                 loop()
 
-    def _take(self, messages: RuntimeApi) -> None:
+    def _take(self) -> None:
         """Hand over what has come within a second, 100 at most."""
         with suppress(queue.Empty):
-            found = [self.queue.messages.get(timeout=1)]
+            found = [self._queue.get(timeout=1)]
             self._over.wait(1)
             while len(found) < 100:
                 try:
-                    found.append(self.queue.messages.get_nowait())
+                    found.append(self._queue.get_nowait())
                 except queue.Empty:
                     break
-            answer = messages.invoke(sqs_event(*found), TIMEOUT)
+            answer = self.messages.invoke(sqs_event(*found), TIMEOUT)
             assert answer == {"batchItemFailures": []}
 
-    def _schedule(self, work: RuntimeApi) -> None:
-        work.invoke(SCHEDULED, TIMEOUT)
-        self._over.wait(60)
+    def _schedule(self) -> None:
+        self.work.invoke(SCHEDULED, TIMEOUT)
+        self._over.wait(self.every)

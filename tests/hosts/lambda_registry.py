@@ -42,8 +42,15 @@ class LambdaRegistry:
     ``settings`` are the functions' environment, ``port`` is where API Gateway listens.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, str], *, processes: int = 2) -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        processes: int = 2,
+        port: int | None = None,
+    ) -> None:
+        self.port = port or free_port()
         self.settings = {
             "OPENREGISTRY_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "OPENREGISTRY_SECRET_KEY": "a secret for the tests of Lambda",

@@ -45,7 +45,8 @@ class Invocation:
 
 
 class RuntimeApi(ThreadingHTTPServer):
-    """Hands events to whichever runtime process asks next."""
+    """Hands events to whichever runtime process asks next. ``invocations`` counts them, and
+    ``answered`` the bytes of what came of them."""
 
     daemon_threads = True
 
@@ -55,6 +56,8 @@ class RuntimeApi(ThreadingHTTPServer):
         self.waiting: queue.SimpleQueue[Invocation] = queue.SimpleQueue()
         self.running: dict[str, Invocation] = {}
         self.polls = 0
+        self.invocations = 0
+        self.answered = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def invoke(self, event: Mapping[str, Any], seconds: float = 29) -> Any:
@@ -63,6 +66,7 @@ class RuntimeApi(ThreadingHTTPServer):
         if len(data) > PAYLOAD_LIMIT:
             raise ValueError(f"Lambda does not take an event of {len(data)} bytes")
         invocation = Invocation(data, time.time() + seconds)
+        self.invocations += 1
         self.running[invocation.id] = invocation
         self.waiting.put(invocation)
         answered = invocation.done.wait(seconds)
@@ -96,6 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
         *_, identifier, kind = self.path.split("/")
+        self.server.answered += len(data)
         if invocation := self.server.running.get(identifier):
             if kind == "error":
                 invocation.error = data.decode()
