@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 
 from chalicelib.http import Unavailable
 
@@ -38,7 +39,7 @@ class Afterwards:
             self._run(work)
             time.sleep(max(0, end - time.monotonic()))
         else:
-            thread = threading.Timer(_PAUSE, self._run, [work])
+            thread = threading.Timer(_PAUSE, copy_context().run, [self._run, work])
             thread.daemon = True
             thread.start()
 

@@ -15,12 +15,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Sent
 
 from chalicelib import tracing
 from chalicelib.http import Headers, Request
+from chalicelib.metadata import jobs
+from chalicelib.metadata.database import Database, UniqueViolation
 from tests.accounts import command
 from tests.client import HTTPClient, push_blob, push_image, sha256
 from tests.hosts.wire import until
 from tests.images import make_bytes, make_image
 from tests.jobs.receiver import Receiver
-from tests.servers import S3, Registry
+from tests.servers import S3, Postgres, Registry
 
 
 class Span(NamedTuple):
@@ -249,6 +251,41 @@ def test_a_receiver_that_hangs_keeps_nobody_waiting(
     registry.stop(within=20)
     assert registry.process is not None
     assert registry.process.returncode == 0
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_whoever_writes_a_job_its_row_names_the_trace(
+    monkeypatch: pytest.MonkeyPatch, postgres: Postgres, collector: Collector, prepare: bool
+) -> None:
+    for name, value in collector.environment.items():
+        monkeypatch.setenv(name, value)
+    insert = "INSERT INTO jobs (kind, data) VALUES (:kind, '{}') RETURNING trace"
+    with postgres.migrated_database() as url:
+        # One connection: what a transaction has set must not be there in the next.
+        database = Database(url, pool=1, prepare=prepare)
+        tracing.start()
+        try:
+            span = tracing.request(Request("GET", "/v2/", headers=Headers({})))
+            trace = tracing.trace_id(span)
+            with tracing.within(span):
+                [[alone]] = database.run(insert, kind="alone")
+                [[within]] = database.transaction(lambda one: one.run(insert, kind="within"))
+                with pytest.raises(UniqueViolation):
+                    database.run("INSERT INTO schedules VALUES ('a', now()), ('a', now())")
+            [[outside]] = database.run(insert, kind="outside")
+            [[after]] = database.transaction(lambda one: one.run(insert, kind="after"))
+            jobs.add(database, "plain", {})
+            taken = jobs.take(database, ["alone", "plain"], 9, 30)
+        finally:
+            tracing.answered(span, "GET", "/v2/", 200, "id")
+            tracing.stop()
+            database.close()
+    assert alone.split("-")[1] == within.split("-")[1] == trace
+    assert outside == after == ""
+    assert {job.kind: job.trace for job in taken} == {"alone": alone, "plain": ""}
+    failed = [span for span in collector.spans if span.failed]
+    assert failed
+    assert {span.trace for span in collector.spans} == {trace}
 
 
 @pytest.mark.parametrize(

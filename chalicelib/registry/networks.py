@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
+from contextvars import copy_context
 from functools import partial
 
 from chalicelib import digests
@@ -154,7 +155,8 @@ class _FromStorage:
         self._over = threading.Event()
 
     def __iter__(self) -> Iterator[bytes]:
-        threading.Thread(target=self._fetch, name="storage", daemon=True).start()
+        run = copy_context().run
+        threading.Thread(target=run, args=[self._fetch], name="storage", daemon=True).start()
         while True:
             try:
                 piece = self._pieces.get(timeout=PATIENCE)
@@ -222,7 +224,8 @@ def _has(context: Context, digest: bytes, found: blobs.Copy) -> bool:
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(target=ask, name="storage", daemon=True).start()
+    run = copy_context().run
+    threading.Thread(target=run, args=[ask], name="storage", daemon=True).start()
     try:
         size = answers.get(timeout=PATIENCE)
     except queue.Empty:
