@@ -373,15 +373,10 @@ def test_a_source_that_breaks_off(
         if not found:
             return 404, {}, b""
         [data] = found
-        offset = 0
-        status, headers = 200, {"Content-Length": str(len(data))}
+        offset, status, headers = 0, 200, {}
         if ranges and (wanted := asked.headers.get("Range")):
             offset = int(wanted.removeprefix("bytes=").rstrip("-"))
-            status = 206
-            headers = {
-                "Content-Range": f"bytes {offset}-{len(data) - 1}/{len(data)}",
-                "Content-Length": str(len(data) - offset),
-            }
+            status, headers = 206, {"Content-Range": f"bytes {offset}-{len(data) - 1}/{len(data)}"}
         breaks[digest] = breaks.get(digest, 0) + 1
         end = len(data) if breaks[digest] > 2 else (len(data) * breaks[digest]) // 3
         return status, headers, data[offset:end]
@@ -389,6 +384,34 @@ def test_a_source_that_breaks_off(
     bring(script(answer).url, f"{registry.host}/{prefix}")
     same(registry.host, f"{prefix}/some", "1", image.manifest)
     assert set(breaks.values()) == {3}
+
+
+def test_a_source_that_always_breaks_off(
+    script: Start, registry: Registry, bring: Person, prefix: str
+) -> None:
+    """It is told, and ends nothing else."""
+    image = make_image(sizes=(1000,), seed=prefix)
+    blobs = {blob.digest: blob.data for blob in image.blobs}
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path == "/v2/_catalog":
+            return 200, {}, b'{"repositories": ["some"]}'
+        if asked.path == "/v2/some/tags/list":
+            return 200, {}, b'{"tags": ["1", "2"]}'
+        if asked.path.endswith("/manifests/2"):
+            return 200, {"Content-Type": TWO.manifest.media_type}, TWO.manifest.data
+        if "/manifests/" in asked.path:
+            return 200, {"Content-Type": image.manifest.media_type}, image.manifest.data
+        digest = asked.path.rpartition("/")[2]
+        others = {blob.digest: blob.data for blob in TWO.blobs}
+        if "/blobs/" in asked.path:
+            return 200, {}, others.get(digest) or blobs[digest][:10]
+        return 404, {}, b""
+
+    report, why = bring.in_part(script(answer).url, f"{registry.host}/{prefix}")
+    assert report["images"] == 1
+    assert why.keys() == {"some:1"}
+    assert "too early" in why["some:1"]
 
 
 # What cannot be imported
@@ -400,10 +423,11 @@ def test_damaged_storage(
     """Each damage is told by the image that has it; the others come."""
     fill(old.host)
     client = HTTPClient(old.host)
-    broken = {name: make_image(seed=name, sizes=(5000,)) for name in ("lost", "other", "short")}
+    broken = {
+        name: make_image(seed=name, sizes=(5000,)) for name in ("lost", "other", "cut", "short")
+    }
     for name, image in broken.items():
         push_image(client, "broken", image, name)
-    old.stop()
     below = old.directory / "data" / "docker" / "registry" / "v2"
 
     def data(digest: str) -> Path:
@@ -413,13 +437,21 @@ def test_damaged_storage(
     data(broken["lost"].layers[0].digest).unlink()
     layer = broken["other"].layers[0]
     data(layer.digest).write_bytes(layer.data[:-1] + b"!")
+    data(broken["cut"].layers[0].digest).write_bytes(b"cut")
     data(broken["short"].manifest.digest).write_bytes(b"{}")
+    push_image(client, "broken", make_image(seed="deleted"), "deleted")
+    old.stop()
+    value = make_image(seed="deleted").manifest.digest.removeprefix("sha256:")
+    revisions = below / "repositories" / "broken" / "_manifests" / "revisions" / "sha256"
+    (revisions / value / "link").unlink()
     old_manifest(below, "broken", "schema1")
     report, why = bring.in_part(old.directory / "data", f"{registry.host}/{prefix}")
     assert (report["repositories"], report["images"]) == (3, 5)
-    assert why.keys() == {f"broken:{name}" for name in (*broken, "schema1")}
+    assert why.keys() == {f"broken:{name}" for name in (*broken, "schema1", "deleted")}
+    assert "has no manifest" in why["broken:deleted"]
     assert "are not there" in why["broken:lost"]
     assert "other ones" in why["broken:other"]
+    assert "has 3 bytes" in why["broken:cut"]
     assert "damaged" in why["broken:short"]
     assert "schema 1 manifests are not kept" in why["broken:schema1"]
     client = HTTPClient(registry.host)
@@ -466,6 +498,23 @@ def test_a_closed_catalog(script: Start, registry: Registry, bring: Person, pref
     line = bring.refused(script(answer).url, f"{registry.host}/{prefix}")
     assert "DENIED: not you" in line
     assert "--names" in line
+
+
+@pytest.mark.long
+def test_a_source_that_goes_down(
+    script: Start, registry: Registry, bring: Person, prefix: str
+) -> None:
+    """It ends the import: what would come after would fail too."""
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path == "/v2/_catalog":
+            return 200, {}, b'{"repositories": ["some", "other"]}'
+        if asked.path == "/v2/some/tags/list":
+            return 200, {}, b'{"tags": ["1", "2", "3"]}'
+        return 0, {}, b""
+
+    line = bring.refused(script(answer).url, f"{registry.host}/{prefix}")
+    assert "run it again, and it goes on" in line
 
 
 def test_what_is_no_source(registry: Registry, bring: Person, tmp_path: Path) -> None:
