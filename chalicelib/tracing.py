@@ -84,6 +84,8 @@ def start() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    # That a batch is lost is told, not each attempt to send it.
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     for name in _PROTOCOLS:
         if os.environ.get(name, _PROTOCOL) != _PROTOCOL:
             _log.warning("%s: traces are sent by %s alone", name, _PROTOCOL)
