@@ -47,7 +47,7 @@ KINDS = (
     Kind("resolve.release", resolving.release, every=5 * MINUTE),
     Kind(HEAL, healing.perform),
     Kind("index.publish", indexing.perform, every=HOUR),
-    Kind(probing.KIND, probing.perform, every=probing.EVERY),
+    Kind(probing.KIND, probing.perform, every=probing.EVERY, wanted=probing.wanted),
     Kind("triggers.expire", triggers.expire, every=HOUR),
     Kind(
         certificates.KIND,

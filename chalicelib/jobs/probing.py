@@ -34,11 +34,16 @@ _PURPOSE = "status robot"
 _LONGEST = 500
 
 
-def perform(context: Context, _job: Job) -> Later | None:
+def wanted(settings: Settings) -> bool:
+    """Whether the registry is to try itself."""
+    return target(settings) is not None
+
+
+def perform(context: Context, _job: Job) -> Later:
     """Try it, and keep what was found; that something failed is no failure of the job."""
     registry = target(context.settings)
     if registry is None:
-        return None
+        raise GiveUp("It is not to try itself.")
     # Private, whatever new ones are: what is in it is for no network.
     repositories.ensure(context.database, REPOSITORY, repositories.New(_BY, public=False))
     credentials = None
@@ -58,7 +63,7 @@ def target(settings: Settings) -> Registry | None:
         return None
     if settings.public_url:
         return Registry.parse(settings.public_url)
-    if settings.tls_certificate is not None or settings.listen.port == 0:
+    if settings.secure or settings.listen.port == 0:
         return None
     host = "127.0.0.1" if settings.listen.host == "0.0.0.0" else settings.listen.host  # noqa: S104
     host = "::1" if host == "::" else host

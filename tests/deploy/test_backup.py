@@ -168,13 +168,18 @@ def pulled(client: HTTPClient, repository: str, tag: str, image: Image, s3: S3) 
     return True
 
 
-def openregistry(settings: Mapping[str, str], *words: str) -> str:
-    """Run a command with a registry's settings; what it printed."""
+def run(settings: Mapping[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command with a registry's settings."""
     others = {name: value for name, value in os.environ.items() if "OPENREGISTRY" not in name}
-    done = subprocess.run(
+    return subprocess.run(
         [OPENREGISTRY, *words], env={**others, **settings}, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
+
+
+def openregistry(settings: Mapping[str, str], *words: str) -> str:
+    """Run a command that has to work; what it printed."""
+    done = run(settings, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -205,8 +210,11 @@ def test_a_moment_before_the_disaster(
     first, second, third = (make_image((3000, 200_000), seed) for seed in ("a", "b", "c"))
     push_image(client, "test/app", first, "v1")
     archived.pgbackrest("--type=full", "backup")
+    time.sleep(1.1)  # the moment is to be after the backup, whose end is known to the second
     # After the backup: in the archived log alone.
     push_image(client, "test/app", second, "v2")
+    lost = make_image((5000,), "lost")
+    push_image(client, "test/lost", lost, "v1")
     with connected(archived.url) as database:
         [[moment]] = database.run("SELECT CAST(clock_timestamp() AS text)")
         # Two transactions later, or there is none after which recovery could end.
@@ -214,6 +222,11 @@ def test_a_moment_before_the_disaster(
     time.sleep(1)
     push_image(client, "test/app", third, "v3")
     push_image(client, "test/app", third, "v1")
+    # Collected since, by somebody who wants no grace.
+    gone = client.request("DELETE", f"/v2/test/lost/manifests/{lost.manifest.digest}")
+    assert gone.status == 202
+    openregistry(registry.settings, "gc", "--grace", "0")
+    openregistry(registry.settings, "gc", "--grace", "0")
     gone = client.request("DELETE", f"/v2/test/app/manifests/{second.manifest.digest}")
     assert gone.status == 202
 
@@ -247,6 +260,18 @@ def test_a_moment_before_the_disaster(
     # What is lost can be pushed again, though its objects are there and no row knows them.
     push_image(client, "test/app", third, "v3")
     assert pulled(client, "test/app", "v3", third, s3)
+    # What was collected since is told, and can be pushed again once the rows say that it is gone.
+    [layer] = [blob for blob in lost.blobs if blob.digest != lost.config.digest]
+    path = f"/v2/test/lost/blobs/{layer.digest}"
+    assert client.request("HEAD", path).status == 200
+    assert client.request("GET", client.request("GET", path).location).status == 404
+    found = run(again.settings, "fsck")
+    assert found.returncode == 1
+    assert layer.digest in found.stdout
+    run(again.settings, "fsck", "--repair")
+    assert client.request("HEAD", path).status == 404
+    push_image(client, "test/lost", lost, "v1")
+    assert pulled(client, "test/lost", "v1", lost, s3)
     # The new timeline is backed up as the former was.
     archived.pgbackrest("check")
     archived.pgbackrest("--type=diff", "backup")
@@ -301,10 +326,6 @@ def test_a_file_while_the_registry_goes_on(embedded: Registry, directory: Path) 
 
 def refused(settings: Mapping[str, str], *words: str) -> str:
     """The sentence with which a command fails."""
-    others = {name: value for name, value in os.environ.items() if "OPENREGISTRY" not in name}
-    done = subprocess.run(
-        [OPENREGISTRY, *words], env={**others, **settings}, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+    done = run(settings, *words)
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stderr.strip().removeprefix("openregistry: ")

@@ -23,6 +23,7 @@ from chalicelib.metadata.status import DAYS, Probe
 from chalicelib.settings import Settings
 from tests.accounts import add_user
 from tests.client import CoreClient, HTTPClient
+from tests.hosts.lambda_registry import LambdaRegistry
 from tests.servers import Postgres, Registry, free_port, wait_until
 
 JOB = Job(1, probing.KIND, "", {}, 1, 1)
@@ -56,9 +57,7 @@ def probed(serve: Callable[..., Registry]) -> Registry:
 
 def perform(context: Context) -> Probe:
     """Try it once, as a worker would; what was kept of that."""
-    later = probing.perform(context, JOB)
-    assert later is not None
-    context.database.transaction(later)
+    context.database.transaction(probing.perform(context, JOB))
     found = status.newest(context.database)
     assert found is not None
     return found[0]
@@ -178,6 +177,23 @@ def test_an_open_registry_is_tried_without_signing_in(serve: Callable[..., Regis
         context.database.close()
 
 
+def test_functions_are_tried_through_the_gateway(lambda_registry: LambdaRegistry) -> None:
+    """Where the challenge comes from another function, and storage sends the layer."""
+    settings = Settings.from_environment(lambda_registry.settings)
+    context = build_context(settings, exposed=True)
+    try:
+        assert perform(context).failed is None
+        client = HTTPClient(lambda_registry.host)
+        page = client.request("GET", "/status")
+        assert (page.status, b"Everything works" in page.body) == (200, True)
+        assert client.request("HEAD", "/status").status == 200
+        assert client.request("GET", "/status.json").json["state"] == "works"
+        style = client.request("GET", "/status.css")
+        assert (style.status, style.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
+    finally:
+        context.database.close()
+
+
 def test_a_registry_that_does_not_answer(context: Context) -> None:
     probe = perform(context)
     assert (probe.failed, probe.status, probe.sign_in) == ("sign-in", 0, None)
@@ -189,9 +205,14 @@ def test_a_registry_that_does_not_answer(context: Context) -> None:
 
 def test_what_is_not_to_be_tried_is_not(context: Context) -> None:
     settings = context.settings
-    assert probing.target(replace(settings, status_probes=False)) is None
+    unwanted = replace(settings, status_probes=False)
+    assert not probing.wanted(unwanted)
+    with pytest.raises(GiveUp):
+        probing.perform(replace(context, settings=unwanted), JOB)
+    assert probing.wanted(settings)
     # The name in its certificate is not known.
     assert probing.target(replace(settings, tls_certificate=Path("x"), tls_key=Path("y"))) is None
+    assert probing.target(replace(settings, acme_domains=("registry.example.org",))) is None
     found = probing.target(
         replace(settings, tls_certificate=Path("x"), public_url="https://registry.example.org")
     )
