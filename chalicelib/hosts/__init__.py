@@ -20,13 +20,15 @@ def build_context(
     exposed: bool = False,
     head_by_redirect: bool = False,
     challenges: bool = True,
+    shared: bool = False,
     afterwards: "Afterwards | None" = None,
     pulls: "Pulls | None" = None,
     wake: Callable[[], None] = lambda: None,
 ) -> "Context":
     """Everything that the functions of one process share. Opens no connection.
 
-    ``exposed`` is set by a host that other machines reach whatever the settings say;
+    ``exposed`` is set by a host that other machines reach whatever the settings say, ``shared`` by
+    one whose processes are many and share a database (see ``Database``);
     ``pulls`` is what counts them, in the process's memory where none is given; the rest is told in
     ``Context``. Raises ``SettingsError``.
     """
@@ -45,7 +47,7 @@ def build_context(
         raise SettingsError(
             "OPENREGISTRY_DATABASE_URL", "is needed here: only `serve` runs a Postgres of its own"
         )
-    database = open_database(settings)
+    database = open_database(settings, shared=shared)
     keys = Keys(secret_key(settings), settings.old_secret_key)
     if check_access(settings, exposed=exposed) == "open":
         access: Policy = Open(database)
@@ -71,14 +73,17 @@ def build_context(
     )
 
 
-def open_database(settings: "Settings") -> "Database":
+def open_database(settings: "Settings", *, shared: bool = False) -> "Database":
     """The database that DATABASE_URL names. Connects to nothing. Raises ``SettingsError``."""
     from chalicelib.metadata.database import Database
     from chalicelib.settings import SettingsError
 
     try:
         return Database(
-            settings.database_url, pool=settings.database_pool, prepare=settings.database_prepare
+            settings.database_url,
+            pool=settings.database_pool,
+            prepare=settings.database_prepare,
+            shared=shared,
         )
     except ValueError as error:
         raise SettingsError("OPENREGISTRY_DATABASE_URL", str(error)) from None

@@ -136,6 +136,7 @@ def _context() -> "Context":
             exposed=True,
             head_by_redirect=True,
             challenges=False,
+            shared=True,
             afterwards=Afterwards(least=MAIL_SECONDS),
             # Without a queue each pull is written down before its answer.
             pulls=queue,
@@ -155,10 +156,13 @@ def work(seconds: float) -> int:
     from chalicelib.metrics.survey import survey_jobs
 
     made = context()
-    with aws_metrics.written():
-        done = Worker(made, KINDS).drain(time.monotonic() + seconds - STOP_SECONDS)
-        survey_jobs(made.database)
-    return done
+    try:
+        with aws_metrics.written():
+            done = Worker(made, KINDS).drain(time.monotonic() + seconds - STOP_SECONDS)
+            survey_jobs(made.database)
+        return done
+    finally:
+        made.database.rest()
 
 
 def receive(event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -232,7 +236,10 @@ def _answered(request: Request) -> tuple[Answer, str]:
     """The answer, whatever goes wrong, and who asked."""
     try:
         made = context()
-        response = _answer(made, request)
+        try:
+            response = _answer(made, request)
+        finally:
+            made.database.rest()
         made.pulls.flush()
         return Answer(response), response.subject
     except RegistryError as error:

@@ -29,6 +29,7 @@ from chalicelib.metadata.target import Target
 _LEAVING = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 """The server stops, crashed, starts up, or has ended an idle session or an idle transaction."""
 _FULL = "53300"
+_POOLER_FULL = "no more connections allowed"  # PgBouncer
 
 _POOLER = ": is this a pooler in transaction mode? Then set OPENREGISTRY_DATABASE_PREPARE=false"
 
@@ -71,11 +72,13 @@ class ConnectionLost(Exception):
 
 
 class ConnectError(Exception):
-    """No connection could be made. ``passing``: it may be possible in a moment."""
+    """No connection could be made. ``passing``: it may be possible in a moment. ``full``: the
+    server has given all that it has to others."""
 
-    def __init__(self, reason: str, *, passing: bool) -> None:
+    def __init__(self, reason: str, *, passing: bool, full: bool = False) -> None:
         super().__init__(reason)
         self.passing = passing
+        self.full = full
 
 
 class _Names(dict[str, str]):
@@ -184,15 +187,17 @@ class Connection:
     """An open connection, for one thread at a time. With ``prepare``, statements are prepared when
     first used; without, nothing is left behind on the server between transactions, so that a
     pooler may give each to another server. ``timeout`` in seconds bounds each wait for the server;
-    the server itself gives a statement up a little earlier."""
+    the server itself gives a statement up a little earlier. It ends the connection where nothing
+    is asked for ``idle`` seconds, if it is not 0 and there is no pooler."""
 
-    def __init__(self, target: Target, *, prepare: bool, timeout: float) -> None:
+    def __init__(self, target: Target, *, prepare: bool, timeout: float, idle: float = 0) -> None:
         limit = int(timeout * 800)
         parameters = {"client_encoding": "UTF8", "DateStyle": "ISO", "TimeZone": "UTC"}
         self._begin = _BEGIN
         if prepare:
             parameters["statement_timeout"] = str(limit)
             parameters["idle_in_transaction_session_timeout"] = str(4 * limit)
+            parameters["idle_session_timeout"] = str(int(idle * 1000))
         else:
             # A pooler refuses these as parameters of the connection.
             self._begin += _plain(f"SET LOCAL statement_timeout = {limit}")
@@ -209,6 +214,8 @@ class Connection:
         self._status = b"I"
         self.used = 0.0
         """When it was last given back to the pool (``time.monotonic``)."""
+        self.scarce = False
+        """Whether the server had few left when it was made."""
 
     @property
     def ready(self) -> bool:
@@ -427,9 +434,12 @@ def _connect_error(error: Exception, target: Target) -> ConnectError:
     for link in chain:
         if isinstance(link, pg8000.native.DatabaseError):
             refusal = DatabaseError(link.args[0])
-            passing = refusal.sqlstate in _LEAVING or refusal.sqlstate == _FULL
-            unknown = refusal.sqlstate == "08P01"  # what PgBouncer says to our parameters
-            return ConnectError(f"{refusal}{_POOLER if unknown else ''}", passing=passing)
+            full = refusal.sqlstate == _FULL or refusal.args[0].startswith(_POOLER_FULL)
+            passing = full or refusal.sqlstate in _LEAVING
+            # What PgBouncer says to our parameters.
+            unknown = refusal.sqlstate == "08P01" and not full
+            said = f"{refusal}{_POOLER if unknown else ''}"
+            return ConnectError(said, passing=passing, full=full)
     reason = ": ".join(map(_reason, chain))
     if isinstance(error, AttributeError) and target.password is None:
         return ConnectError("the server asks for a password", passing=False)

@@ -105,14 +105,23 @@ class Database:
     refuses, ``Denied`` where a rule does that a trigger keeps, and ``Unavailable`` where Postgres
     does not answer within about ``timeout`` seconds.
 
-    ``prepare`` is switched off where a pooler in transaction mode stands before Postgres. Raises
-    ``ValueError`` for a URL that cannot be right.
+    ``prepare`` is switched off where a pooler in transaction mode stands before Postgres.
+    ``shared`` is for a process that is one of many and answers one request at a time: it calls
+    ``rest`` after each. Raises ``ValueError`` for a URL that cannot be right.
     """
 
     def __init__(
-        self, url: str, *, pool: int = 8, prepare: bool = True, timeout: float = 10.0
+        self,
+        url: str,
+        *,
+        pool: int = 8,
+        prepare: bool = True,
+        timeout: float = 10.0,
+        shared: bool = False,
     ) -> None:
-        self._pool = Pool(Target.parse(url), size=pool, prepare=prepare, timeout=timeout)
+        self._pool = Pool(
+            Target.parse(url), size=pool, prepare=prepare, timeout=timeout, shared=shared
+        )
 
     def run(self, sql: str, **parameters: Any) -> list[list[Any]]:
         """Run one statement by itself. It is run again where the connection was lost before it can
@@ -153,6 +162,11 @@ class Database:
     def check(self) -> None:
         """Raise ``Unavailable`` when Postgres does not answer (for /ready)."""
         self.run("SELECT 1")
+
+    def rest(self) -> None:
+        """Give back to the server what it has few of: for a ``shared`` one, when nothing is to be
+        asked for a while."""
+        self._pool.rest()
 
     def close(self) -> None:
         """Close the connections; those in use when they are no longer."""
@@ -210,5 +224,10 @@ def _unavailable(error: Exception) -> Unavailable:
     if isinstance(error, DatabaseError) and error.sqlstate == "53100":
         _log.error("the database's disk is full: %s", error)
         return Unavailable("The disk of the registry's database is full.")
+    if isinstance(error, ConnectError) and error.full:
+        _log.warning("the database has no connection left: %s", error)
+        return Unavailable(
+            "The registry has more to do than its database has connections; try again in a moment."
+        )
     _log.warning("the database does not answer: %s", error)
     return Unavailable("The registry's database does not answer; try again in a moment.")

@@ -18,6 +18,13 @@ _OLD = 300.0
 """Seconds that a connection has been idle: so long it is trusted, and so long it is trusted if the
 server has not hung up. After that, something on the way may have dropped it without a word."""
 _PATIENCE = 5.0
+_IDLE = 60.0
+"""Seconds after which the server ends what a shared pool does not use: its process may stand still,
+and cannot let go itself."""
+_SCARCE = """
+SELECT count(*) * 4 > 3 * current_setting('max_connections')::int FROM pg_stat_activity
+ WHERE backend_type = 'client backend'
+"""
 _OUTAGE = 60.0
 """Seconds from an outage's beginning: so long a server that starts is waited for, and so long the
 outage is the same one. In between, callers hear at once that there is no server."""
@@ -25,13 +32,21 @@ outage is the same one. In between, callers hear at once that there is no server
 
 class Pool:
     """For any thread, and for a process that was forked. A connection is taken by one thread and
-    given back by it."""
+    given back by it.
 
-    def __init__(self, target: Target, *, size: int, prepare: bool, timeout: float) -> None:
+    ``shared``: more processes may come than the server has connections, and stand still in
+    between. So one that was made when more than three quarters of the server's were in use is not kept
+    (``rest``), and what is kept and not used is ended by the server.
+    """
+
+    def __init__(
+        self, target: Target, *, size: int, prepare: bool, timeout: float, shared: bool = False
+    ) -> None:
         self._target = target
         self._size = size
         self._prepare = prepare
         self._timeout = timeout
+        self._shared = shared
         self._outage = 0.0
         self._closed = False
         self._reset()
@@ -93,6 +108,17 @@ class Pool:
         slots = list(self._slots)
         return self._size - len(slots), len(slots) - slots.count(None), self._size
 
+    def rest(self) -> None:
+        """Let others have what the server has few of, until there is more to do here."""
+        lent: list[Connection] = []
+        with self._lock:
+            for place, connection in enumerate(self._slots):
+                if connection is not None and connection.scarce:
+                    lent.append(connection)
+                    self._slots[place] = None
+        for connection in lent:
+            connection.close()
+
     def close(self) -> None:
         """Close the connections; those in use when they are given back."""
         self._closed = True
@@ -137,19 +163,38 @@ class Pool:
         return waiter.slot
 
     def _connect(self) -> Connection:
+        first = time.monotonic()
         while True:
             began = time.monotonic()
             try:
-                connection = Connection(self._target, prepare=self._prepare, timeout=self._timeout)
+                connection = self._made()
             except ConnectError as error:
                 if not self._outage or began - self._outage > _OUTAGE:
                     self._outage = began
-                if not error.passing or time.monotonic() - self._outage > _PATIENCE:
+                # Of a server that is full, connections become free all the time.
+                since = first if error.full else self._outage
+                if not error.passing or time.monotonic() - since > _PATIENCE:
                     raise
                 time.sleep(random.uniform(0.05, 0.2))  # noqa: S311
             else:
                 self._outage = 0.0
                 return connection
+
+    def _made(self) -> Connection:
+        connection = Connection(
+            self._target,
+            prepare=self._prepare,
+            timeout=self._timeout,
+            idle=_IDLE if self._shared else 0,
+        )
+        # A pooler has connections enough, and what it shows is its own.
+        if self._shared and self._prepare:
+            try:
+                [[connection.scarce]] = connection.execute(_SCARCE, {})
+            except (ConnectionLost, DatabaseError) as error:
+                connection.close()
+                raise ConnectError(str(error), passing=True) from error
+        return connection
 
 
 class _Waiter:
