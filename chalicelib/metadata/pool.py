@@ -35,8 +35,8 @@ class Pool:
     given back by it.
 
     ``shared``: more processes may come than the server has connections, and stand still in
-    between. So one that was made when more than three quarters of the server's were in use is not kept
-    (``rest``), and what is kept and not used is ended by the server.
+    between. So one that was made when more than three quarters of the server's were in use is not
+    kept (``rest``), and what is kept and not used is ended by the server.
     """
 
     def __init__(
