@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import need
-from tests.servers import DockerEngine, run
+from tests.servers import DockerEngine, Server, run
 
 ROOT = Path(__file__).parents[2]
 BASE = Path.home() / ".cache/openregistry/base-bookworm.tar"
@@ -27,19 +27,16 @@ _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 class Engine(DockerEngine):
-    """An engine whose layers share their files. With ``isolated`` it has a network namespace of its
-    own, in which it may make bridges and filters as it does on a server; else its containers share
-    this machine's network."""
+    """An engine whose layers share their files, and whose containers share this machine's network,
+    unless it is ``isolated``."""
 
-    def __init__(self, directory: Path, *, isolated: bool = False) -> None:
-        super().__init__(directory)
-        self._isolated = isolated
+    isolated = False
 
     def command(self) -> list[str]:
         shared = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs")
         words = [word for word in super().command() if word not in shared]
         words.append("--storage-driver=overlay2")
-        if not self._isolated:
+        if not self.isolated:
             return [*words, *shared[:3]]
         up = 'ip link set lo up && exec "$@"'
         return ["unshare", "--net", "sh", "-c", up, "engine", *words]
@@ -60,9 +57,28 @@ class Engine(DockerEngine):
             PATH=f"/usr/bin:{os.environ['PATH']}",  # Debian's client, which belongs to its engine
         ).stdout
 
+    @contextlib.contextmanager
+    def in_isolation(self) -> Iterator[None]:
+        """Have the engine, with its images, in a network namespace of its own, in which it may make
+        bridges and filters as it does on a server."""
+        self._move(isolated=True)
+        try:
+            yield
+        finally:
+            self._move(isolated=False)
+
+    def _move(self, *, isolated: bool) -> None:
+        Server.stop(self)
+        self._unmount()
+        self.isolated = isolated
+        self.start()
+
     def stop(self, within: float = 30) -> None:
         super().stop(within)
-        # The network of containers that have none of their own stays mounted.
+        self._unmount()
+
+    def _unmount(self) -> None:
+        """The network of containers that have none of their own stays mounted."""
         for place in (self.directory / "exec/netns").glob("*"):
             run("umount", place, check=False)
 

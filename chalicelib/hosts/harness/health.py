@@ -9,30 +9,33 @@ import http.client
 import ssl
 import sys
 
-from chalicelib.settings import Address, Settings
+from chalicelib.settings import Settings
 
 _SECONDS = 3
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
-def serves(listen: Address) -> bool:
-    """Whether there is an answer, over HTTP or HTTPS. A certificate is not checked: it is for the
-    registry's name, and not for this address."""
-    host = _EVERYWHERE.get(listen.host, listen.host)
-    unchecked = ssl._create_unverified_context()  # noqa: S323
-    for connection in (
-        http.client.HTTPConnection(host, listen.port, timeout=_SECONDS),
-        http.client.HTTPSConnection(host, listen.port, timeout=_SECONDS, context=unchecked),
-    ):
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            continue
-        finally:
-            connection.close()
-    return False
+def serves(settings: Settings) -> bool:
+    """Whether there is an answer. A certificate is not checked: it is for the registry's name, and
+    not for this address."""
+    host = _EVERYWHERE.get(settings.listen.host, settings.listen.host)
+    if settings.secure:
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host,
+            settings.listen.port,
+            timeout=_SECONDS,
+            context=ssl._create_unverified_context(),  # noqa: S323
+        )
+    else:
+        connection = http.client.HTTPConnection(host, settings.listen.port, timeout=_SECONDS)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 if __name__ == "__main__":
-    sys.exit(not serves(Settings.from_environment().listen))
+    sys.exit(not serves(Settings.from_environment()))
