@@ -197,7 +197,8 @@ class Connection:
         if prepare:
             parameters["statement_timeout"] = str(limit)
             parameters["idle_in_transaction_session_timeout"] = str(4 * limit)
-            parameters["idle_session_timeout"] = str(int(idle * 1000))
+            if idle:
+                parameters["idle_session_timeout"] = str(int(idle * 1000))
         else:
             # A pooler refuses these as parameters of the connection.
             self._begin += _plain(f"SET LOCAL statement_timeout = {limit}")
