@@ -12,6 +12,7 @@ import pytest
 from tests.accounts import command
 from tests.client import HTTPClient, push_image
 from tests.conftest import need
+from tests.deploy.engines import Engine
 from tests.deploy.test_backup import SecureS3, openregistry
 from tests.hosts.wire import until
 from tests.images import Image, make_image
@@ -66,7 +67,11 @@ class AkashPostgres(Server):
         return f"postgresql://registry:it%27s%20a%20password@127.0.0.1:{self.port}/registry"
 
     def ready(self) -> bool:
-        return self._psql(self.url, "SELECT pg_is_in_recovery()") == "f"
+        return self.ask("SELECT pg_is_in_recovery()") == "f"
+
+    def ask(self, sql: str) -> str:
+        """Ask as the registry does."""
+        return self._psql(self.url, sql)
 
     def query(self, sql: str) -> str:
         """Ask as its superuser, who comes by the socket alone."""
@@ -103,6 +108,53 @@ def lease(directory: Path, s3: SecureS3) -> Iterator[Callable[[str], AkashPostgr
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def image(engine: Engine) -> str:
+    """Postgres's image, which Debian's packages make."""
+    base = ("--build-arg", "BASE=base:bookworm")
+    engine.run("build", "--network=host", *base, "--tag=postgres:test", START.parent, within=500)
+    return "postgres:test"
+
+
+@pytest.mark.timeout(600)
+def test_the_image_comes_back_out_of_the_bucket(
+    engine: Engine, image: str, directory: Path, s3: SecureS3
+) -> None:
+    """As Akash runs it: as root, with a volume that is empty."""
+    postgres = AkashPostgres(directory / "image", s3)
+    postgres.variables["PGBACKREST_REPO1_PATH"] = "/image"
+    inside = {"PGBACKREST_REPO1_STORAGE_CA_FILE": "/bucket.pem", "PGPORT": str(postgres.port)}
+    for name in ("DATABASE_PASSWORD", "LISTEN_ADDRESSES"):
+        inside[name] = postgres.variables[name]
+    inside = {**{k: v for k, v in postgres.variables.items() if "REPO1" in k}, **inside}
+    words = [f"--env={name}={value}" for name, value in inside.items()]
+    words += ["--network=host", f"--volume={s3.certificate}:/bucket.pem:ro", image]
+
+    with engine.container("--volume=first:/var/lib/postgresql", *words) as container:
+        until_true(postgres.ready)
+        postgres.ask("CREATE TABLE a AS SELECT 1 AS b")
+        until_true(lambda: "ended with status 0" in container.log())
+        postgres.ask("INSERT INTO a VALUES (2)")
+        # What has not been archived yet is, when it is told to end.
+        engine.run("stop", "--time=60", container.name)
+        assert "database system is shut down" in container.log()
+        assert container.look()["State"]["ExitCode"] == 0
+        engine.run("start", container.name)
+        until_true(postgres.ready)
+        assert postgres.ask("SELECT sum(b) FROM a") == "3"
+        assert "restored" not in container.log()
+    with engine.container("--volume=second:/var/lib/postgresql", *words) as container:
+        until_true(postgres.ready)
+        assert "restored from its backup" in container.log()
+        assert postgres.ask("SELECT sum(b) FROM a") == "3"
+
+
+def until_true(condition: Callable[[], bool]) -> None:
+    for _ in until(60):
+        if condition():
+            break
 
 
 def pulls(client: HTTPClient, tag: str, image: Image) -> None:
