@@ -44,6 +44,8 @@ class Ministack(Server, Cloud):
         Server.__init__(self, directory)
         self.port = free_port()
         Cloud.__init__(self, f"http://127.0.0.1:{self.port}")
+        self._code = directory / "code"  # of functions, which it leaves behind
+        self._code.mkdir()
 
     def command(self) -> list[str]:
         return [str(BIN / "ministack")]
@@ -58,6 +60,7 @@ class Ministack(Server, Cloud):
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "S3_PERSIST": "1",
             "S3_DATA_DIR": str(self.directory / "s3"),
+            "TMPDIR": str(self._code),
         }
 
     def ready(self) -> bool:

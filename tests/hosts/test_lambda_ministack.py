@@ -2,6 +2,9 @@
 and a CloudFormation that others wrote, and checked against AWS. Before it stands our front, with
 AWS's limits and renames."""
 
+import re
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,9 +23,20 @@ from tests.client import HTTPClient, push_blob, push_image
 from tests.clients.test_docker import files_of, load, remove_images
 from tests.conftest import need
 from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, LoggedIn, migrated
+from tests.hosts.lambda_runtime import ROOT
 from tests.images import layout_contents, make_bytes, make_image, write_layout
 from tests.jobs.receiver import Receiver
-from tests.servers import DockerEngine, Kubo, Postgres, free_port, run, stopping, wait_until
+from tests.servers import (
+    DockerEngine,
+    Kubo,
+    Postgres,
+    Server,
+    answers,
+    free_port,
+    run,
+    stopping,
+    wait_until,
+)
 
 pytestmark = pytest.mark.long
 
@@ -253,3 +267,42 @@ def test_what_is_not_the_registrys_ends_among_the_dead_letters(server: Ministack
         return [each["Body"] for each in found.get("Messages", [])]
 
     wait_until(lambda: letters() == ["not ours"], 90, server.story)
+
+
+class Command(Server):
+    """`make localstack`."""
+
+    name = "localstack"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.host = f"127.0.0.1:{free_port()}"
+
+    def command(self) -> list[str]:
+        port = self.host.rpartition(":")[2]
+        return [sys.executable, "-m", "infra.localstack", "--port", port]
+
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.directory)}
+
+    def ready(self) -> bool:
+        return "Ctrl-C" in self.output() and answers(f"http://{self.host}/ready")
+
+
+def test_the_command(directory: Path) -> None:
+    """It serves, tells who may log in, and leaves nothing when it is ended."""
+    command = Command(directory / "command")
+    with stopping(command):
+        command.start(within=200)
+        told = command.output()
+        found = re.search(r"docker login --username (\S+) --password (\S+) (\S+)", told)
+        assert found, told
+        name, password, host = found.groups()
+        assert host == command.host
+        push_image(LoggedIn(host, name, password), "hello/app", make_image((10,), "command"), "1")
+        [settings] = re.findall(r"set -a; \. (\S+);", told)
+        assert Path(settings).exists()
+        command.signal(signal.SIGINT)
+        wait_until(lambda: not command.alive(), 60, command.story)
+        assert command.output().endswith("ended\n")
+    assert list(command.directory.iterdir()) == [command.log]
