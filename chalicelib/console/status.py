@@ -5,7 +5,8 @@ is in the log. It is HTML that needs no script, and the same as JSON.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from html import escape
@@ -17,8 +18,8 @@ from chalicelib.http import JSON, Request, Response, Unavailable
 from chalicelib.metadata import status as rows
 from chalicelib.metadata.status import DAYS, Day, Probe
 
-PROBES_EACH_DAY = 288
-"""One every five minutes."""
+SECONDS_APART = 300
+PROBES_EACH_DAY = 86400 // SECONDS_APART
 STALE = 960.0
 """Seconds after which the last probe says nothing of now: three are missing."""
 _FAILURES = 10
@@ -39,6 +40,8 @@ class Status:
     state: str
     last: Probe | None
     today: date
+    gone: float
+    """Seconds of today."""
     day: Sequence[Day]
     days: Sequence[Day]
     failures: Sequence[Probe]
@@ -65,7 +68,7 @@ class Span:
             return "fails"
         if self.failed:
             return "partly"
-        return "unknown" if self.made * 2 < self.possible else "works"
+        return "works" if self.made * 2 >= max(self.possible, 1) else "unknown"
 
 
 def page(context: Context, request: Request) -> Response:
@@ -112,7 +115,7 @@ def _answer(
 def _found(context: Context) -> Status:
     database = context.database
     newest = rows.newest(database)
-    today, days = rows.days(database)
+    today, gone = rows.today(database)
     state = "unknown"
     if newest is not None and newest[1] < STALE:
         state = "fails" if newest[0].failed else "works"
@@ -120,35 +123,49 @@ def _found(context: Context) -> Status:
         state,
         newest[0] if newest else None,
         today,
+        gone,
         rows.last_day(database),
-        days,
+        rows.days(database),
         rows.failures(database, _FAILURES),
     )
 
 
-def span(days: Iterable[Day], possible: int) -> Span:
-    """The probes of these days. Each signs in first, and fails in one step at most."""
-    found = list(days)
-    made = sum(each.tried for each in found if each.step == _STEPS[0])
-    return Span(made, sum(each.failed for each in found), possible)
-
-
 def _spans(found: Status) -> list[tuple[date, Span]]:
-    """Each of the last 90 days, the oldest first."""
-    by_day: dict[date, list[Day]] = {}
+    """Each of the last 90 days, the oldest first. Each probe signs in first, and fails in one step
+    at most. On the first day of all there could be as many as there were, before it none."""
+    first = min((each.day for each in found.days), default=found.today)
+    made, failed = Counter[date](), Counter[date]()
     for each in found.days:
-        by_day.setdefault(each.day, []).append(each)
-    all_days = [found.today - timedelta(days=ago) for ago in reversed(range(DAYS))]
-    return [(day, span(by_day.get(day, ()), PROBES_EACH_DAY)) for day in all_days]
+        made[each.day] += each.tried if each.step == _STEPS[0] else 0
+        failed[each.day] += each.failed
+    spans = []
+    for ago in reversed(range(DAYS)):
+        day = found.today - timedelta(days=ago)
+        possible = PROBES_EACH_DAY if ago else int(found.gone / SECONDS_APART)
+        if day <= first:
+            possible = made[day]
+        spans.append((day, Span(made[day], failed[day], max(possible, made[day]))))
+    return spans
 
 
 def _periods(found: Status) -> list[tuple[str, Span]]:
-    week = [each for each in found.days if each.day > found.today - timedelta(days=7)]
+    spans = [each for _, each in _spans(found)]
+    made = sum(each.tried for each in found.day if each.step == _STEPS[0])
+    failed = sum(each.failed for each in found.day)
+    possible = min(PROBES_EACH_DAY, sum(each.possible for each in spans[-2:]))
     return [
-        ("24 hours", span(found.day, PROBES_EACH_DAY)),
-        ("7 days", span(week, 7 * PROBES_EACH_DAY)),
-        (f"{DAYS} days", span(found.days, DAYS * PROBES_EACH_DAY)),
+        ("24 hours", Span(made, failed, max(possible, made))),
+        ("7 days", _together(spans[-7:])),
+        (f"{DAYS} days", _together(spans)),
     ]
+
+
+def _together(spans: Sequence[Span]) -> Span:
+    return Span(
+        sum(each.made for each in spans),
+        sum(each.failed for each in spans),
+        sum(each.possible for each in spans),
+    )
 
 
 # As JSON.
@@ -232,7 +249,7 @@ def _history(found: Status) -> str:
         )
     lines = "".join(
         f"<tr><td>{name}</td><td>{_percent(each.uptime)}</td><td>{each.made}</td>"
-        f"<td>{each.failed}</td><td>{max(0, each.possible - each.made)}</td></tr>"
+        f"<td>{each.failed}</td><td>{each.possible - each.made}</td></tr>"
         for name, each in _periods(found)
     )
     return (

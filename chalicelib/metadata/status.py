@@ -118,14 +118,21 @@ def last_day(runner: Runner) -> list[Day]:
     return [Day(*row) for row in rows]
 
 
-def days(runner: Runner) -> tuple[date, list[Day]]:
-    """Today, and the steps of each day that is kept."""
-    [[today]] = runner.run(f"SELECT {_TODAY}")
+def today(runner: Runner) -> tuple[date, float]:
+    """The day of UTC that it is, and how many seconds of it have gone."""
+    rows = runner.run(
+        f"SELECT {_TODAY}, CAST(extract(epoch FROM now() AT TIME ZONE 'UTC') AS double precision)"
+    )
+    return rows[0][0], rows[0][1] % 86400
+
+
+def days(runner: Runner) -> list[Day]:
+    """The steps of each day that is kept, the oldest first."""
     rows = runner.run(
         "SELECT day, step, tried, failed, median, percentile_95 FROM status_days"
         f" WHERE day > {_TODAY} - {DAYS} ORDER BY day"
     )
-    return today, [Day(*row) for row in rows]
+    return [Day(*row) for row in rows]
 
 
 def robot(runner: Runner) -> Robot | None:

@@ -16,7 +16,7 @@ from chalicelib.hosts import build_context
 from chalicelib.http import Headers
 from chalicelib.jobs import GiveUp, probing
 from chalicelib.jobs.expiry import uploads
-from chalicelib.metadata import accounts, status
+from chalicelib.metadata import accounts, pool, status
 from chalicelib.metadata.database import Database
 from chalicelib.metadata.jobs import Job
 from chalicelib.metadata.status import DAYS, Probe
@@ -281,7 +281,7 @@ def test_days_and_percentiles(context: Context) -> None:
     assert len(days) == DAYS
     assert [day["probes"] for day in days[-2:]] == [0, 103]
     assert days[-1]["state"] == "partly"
-    assert {day["state"] for day in days[:-1]} == {"unknown"}
+    assert {(day["state"], day["possible"]) for day in days[:-1]} == {("unknown", 0)}
     # What was not tried is not called up.
     assert found["periods"]["90 days"]["uptime"] == pytest.approx(100 / 103)  # type: ignore[index]
     failures: list[dict[str, object]] = found["failures"]  # type: ignore[assignment]
@@ -300,10 +300,25 @@ def test_days_are_kept_longer_than_probes(context: Context) -> None:
     add(database)
     assert database.run("SELECT count(*) FROM status_probes") == [[1]]
     found = document(context)
-    assert found["periods"]["90 days"] == {  # type: ignore[index]
-        "probes": 2, "failed": 1, "possible": 90 * 288, "uptime": 0.5,
-    }  # fmt: skip
+    span = found["periods"]["90 days"]  # type: ignore[index]
+    assert (span["probes"], span["failed"], span["uptime"]) == (2, 1, 0.5)
     assert database.run("SELECT count(DISTINCT day) FROM status_days") == [[2]]
+
+
+def test_what_was_not_made_is_counted_from_the_first_day_on(context: Context) -> None:
+    database = context.database
+    for ago, made, failed in ((0, 1, 0), (1, 288, 0), (2, 100, 0), (3, 288, 200), (4, 50, 0)):
+        database.run(
+            "INSERT INTO status_days (day, step, tried, failed) SELECT"
+            f" CAST(now() AT TIME ZONE 'UTC' AS date) - {ago}, 'sign-in', {made}, {failed}"
+        )
+    days = [(day["state"], day["possible"]) for day in document(context)["days"]]  # type: ignore[attr-defined]
+    assert days[-6:-1] == [
+        ("unknown", 0), ("works", 50), ("fails", 288), ("unknown", 288), ("works", 288),
+    ]  # fmt: skip
+    # Today, as much of it as has gone.
+    today, gone = status.today(database)
+    assert 0 <= days[-1][1] - int(gone / 300) <= 1, today
 
 
 def test_the_page_needs_nothing_from_elsewhere(context: Context) -> None:
@@ -324,8 +339,9 @@ def test_the_page_needs_nothing_from_elsewhere(context: Context) -> None:
 
 
 def test_without_a_database_the_page_says_so(
-    core_settings: Settings, directory: Path, tmp_path: Path
+    core_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "_PATIENCE", 0.1)
     settings = replace(
         core_settings,
         database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none",
