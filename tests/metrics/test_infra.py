@@ -4,11 +4,15 @@ import itertools
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from chalicelib import endpoints
 from chalicelib.metrics import Histogram, catalogue
@@ -137,6 +141,27 @@ def test_a_dashboard_is_whole(path: Path) -> None:
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     for one, other in itertools.combinations((panel["gridPos"] for panel in panels), 2):
         assert not _overlap(one, other)
+
+
+@pytest.mark.parametrize("path", expressions.DASHBOARDS, ids=lambda path: path.stem)
+def test_grafanas_own_types_know_all_of_it(path: Path) -> None:
+    """What they do not know, they drop."""
+    plugins.register_default_plugins()
+    dashboard = json.loads(path.read_text())
+    known = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+    assert list(_unknown(dashboard, known)) == []
+
+
+def _unknown(ours: Any, theirs: Any, place: str = "") -> Iterator[str]:
+    """The places in a value that another one lacks or has otherwise."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name, value in ours.items():
+            yield from _unknown(value, theirs.get(name), f"{place}.{name}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for one, other in zip(ours, theirs, strict=True):
+            yield from _unknown(one, other, f"{place}[]")
+    elif ours != theirs:
+        yield f"{place}: {ours!r}, not {theirs!r}"
 
 
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
