@@ -5,8 +5,9 @@ listings of objects and of rows do not agree about is looked at once more, the o
 the row. An object that is not there, and a row that has its key afterwards, cannot both be so in a
 registry that is whole: a key is written into a row once its object is complete, collection removes
 rows before objects, and no key is used again. The other way round, an object that no row knows is
-asked for in Postgres after it was listed, since a key is written down before its first byte. Of
-manifests what is wrong is looked at again under a lock.
+asked for in Postgres after it was listed, since a key is written down before its first byte; and
+once more in the store after that, since it keeps its row until it is cleared away. Of manifests
+what is wrong is looked at again under a lock.
 
 A repair never deletes what may be wanted. A lost blob is marked, as the first pull would mark it,
 and put back from a network that has it. A damaged object is set aside: its blob is lost from then

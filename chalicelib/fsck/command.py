@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from chalicelib.context import Context
     from chalicelib.fsck import Finding, Tell
 
-_KEPT_EVERY = 64 << 20
-"""Bytes after which --resume's file is written."""
+_NOTED_EVERY = 5.0
+"""Seconds after which --resume's file is written."""
 
 
 def register(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -166,18 +167,20 @@ def _read(
     total = restoring.total(context.database, context.store.name).size
     pace = contents.Pace((options.rate or 0) * 1e6)
     after = digests.pack(reading.after) if reading.after else b""
-    unsaved = 0
-    for blob, finding in contents.read_all(context, after, pace, repair=options.repair):
-        if finding is not None:
-            yield finding
-        reading.after = digests.unpack(blob.digest)
-        reading.objects += 1
-        reading.bytes += blob.size
-        unsaved += blob.size
-        if unsaved >= _KEPT_EVERY:
-            reading.save()
-            unsaved = 0
-        tell("MB read", reading.bytes // 1_000_000, max(total, reading.bytes) // 1_000_000)
+    noted = time.monotonic()
+    try:
+        for blob, finding in contents.read_all(context, after, pace, repair=options.repair):
+            if finding is not None:
+                yield finding
+            reading.after = digests.unpack(blob.digest)
+            reading.objects += 1
+            reading.bytes += blob.size
+            if time.monotonic() > noted + _NOTED_EVERY:
+                reading.save()
+                noted = time.monotonic()
+            tell("MB read", reading.bytes // 1_000_000, max(total, reading.bytes) // 1_000_000)
+    finally:
+        reading.save()
 
 
 def _print(finding: "Finding", *, as_lines: bool) -> None:

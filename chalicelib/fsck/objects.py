@@ -92,8 +92,14 @@ def compare(context: Context, *, repair: bool, tell: Tell) -> Iterator[Finding]:
 def compare_staged(context: Context) -> Iterator[Finding]:
     """What is staged for uploads that have no row any more. Raises ``StorageError``."""
     keys = (key for key in context.store.list_staged() if made_here(key))
+    suspects: dict[str, orphan_rows.Unknown] = {}
     while batch := list(islice(keys, PAGE)):
-        yield from _unknown(context, [Object(key, 0, 0.0) for key in batch])
+        suspects |= _without_row(context, batch)
+    if suspects:
+        # What was cleared away between the listing and the question had its row until it was gone.
+        for key in context.store.list_staged():
+            if key in suspects:
+                yield _orphan(Object(key, 0, 0.0), suspects[key])
 
 
 def look(context: Context, row: Copy, *, repair: bool) -> Finding | None:
@@ -184,12 +190,19 @@ def _where(context: Context, digest: bytes) -> str:
 def _unknown(context: Context, found: list[Object]) -> Iterator[Finding]:
     """Those that no row knows, now that they were listed."""
     by_key = {each.key: each for each in found}
-    keys = list(by_key)
-    for start in range(0, len(keys), PAGE):
-        for each in orphan_rows.unknown(
-            context.database, context.store.name, keys[start : start + PAGE], orphans.AGE
-        ):
-            yield _orphan(by_key[each.key], each)
+    for key, row in _without_row(context, list(by_key)).items():
+        # What was cleared away between the listing and the question had its row until it was gone.
+        if context.store.size(key) is not None:
+            yield _orphan(by_key[key], row)
+
+
+def _without_row(context: Context, keys: list[str]) -> dict[str, orphan_rows.Unknown]:
+    database, store = context.database, context.store.name
+    return {
+        each.key: each
+        for start in range(0, len(keys), PAGE)
+        for each in orphan_rows.unknown(database, store, keys[start : start + PAGE], orphans.AGE)
+    }
 
 
 def _orphan(found: Object, row: orphan_rows.Unknown) -> Finding:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -24,9 +25,10 @@ from chalicelib.metadata.database import Database
 from chalicelib.storage import ObjectStore, StorageError, new_key
 from tests.client import CoreClient, HTTPClient, begin, push_blob, push_image, push_manifest
 from tests.contract.stores import content, everything
+from tests.fsck.busy import Busy, run_jobs
 from tests.images import Content, make_image, make_index
 from tests.resolvers.memory import Memory
-from tests.servers import OPENREGISTRY, Registry
+from tests.servers import OPENREGISTRY, Registry, wait_until
 
 IMAGE = make_image(sizes=(1000, 300_000))
 OTHER = make_image(seed=1, architecture="arm64")
@@ -105,6 +107,7 @@ def test_a_lost_blob_is_pushed_again(context: Context, client: CoreClient) -> No
     [finding] = found(context, repair=True)
     assert finding.repair
     assert client.request("HEAD", f"/v2/{NAME}/blobs/{layer.digest}").status == 404
+    assert kinds(found(context)) == {"lost": 1}
     push_blob(client, NAME, layer.data)
     assert found(context, read=True) == []
     assert pulled(context, layer.digest) == layer.data
@@ -156,6 +159,7 @@ def check_set_aside(
     assert "30 days" in finding.repair
     assert everything(context.store, old.key) == wrong
     assert place(context, layer.digest).key != old.key
+    assert client.request("HEAD", f"/v2/{NAME}/blobs/{layer.digest}").status == 404
     assert pulled(context, layer.digest) == 404
     assert kinds(found(context, read=True)) == {"lost": 1}
     push_blob(client, NAME, layer.data)
@@ -170,16 +174,6 @@ def check_set_aside(
     run_jobs(context, names)
     assert context.store.size(old.key) is None
     assert pulled(context, layer.digest) == layer.data
-
-
-def run_jobs(context: Context, names: tuple[str, ...]) -> None:
-    chosen = [kind for kind in KINDS if kind.name in names]
-    assert len(chosen) == len(names)
-    for kind in chosen:
-        context.database.run(
-            "INSERT INTO jobs (kind, data) VALUES (:kind, CAST('{}' AS jsonb))", kind=kind.name
-        )
-    Worker(context, chosen).drain()
 
 
 @in_a_folder
@@ -526,7 +520,7 @@ def test_pace() -> None:
 @pytest.mark.alone
 def test_memory(context: Context, rows: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays flat, however many blobs there are. The last object is not there."""
-    count, step = 200_000, 10_000
+    count, step = 60_000, 10_000
     for first in range(1, count, step):
         rows.run(
             "WITH made AS (INSERT INTO blobs (digest, size)"
@@ -552,6 +546,26 @@ def test_memory(context: Context, rows: Database, monkeypatch: pytest.MonkeyPatc
         tracemalloc.stop()
     assert finding.key == f"{count:032x}"
     assert peak < 8 << 20
+
+
+@pytest.mark.long
+def test_a_busy_registry(context: Context) -> None:
+    """Pushes, deletions, uploads that are given up and collections go on while it is checked and
+    repaired: nothing is found, and nothing is lost that was acknowledged."""
+    settings = replace(context.settings, grace=2, downloads="stream")
+    busy = Busy(replace(context, settings=settings))
+    checks = 0
+    with busy.working():
+        end = time.monotonic() + 30
+        while time.monotonic() < end and not busy.failures:
+            assert found(busy.context, repair=True, read=True) == []
+            checks += 1
+    assert busy.failures == []
+    assert checks > 3
+    assert len(busy.pushed) > 10
+    busy.collect(0)
+    assert found(busy.context, read=True) == []
+    busy.check_pushed()
 
 
 # The command
@@ -605,7 +619,35 @@ def test_command(running: Registry, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_check_that_is_interrupted(running: Registry, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_check_that_is_ended(running: Registry, tmp_path: Path, number: int) -> None:
+    """Another one reads the rest."""
+    client = HTTPClient(running.host)
+    for seed in range(30):
+        push_blob(client, NAME, content(1_000_000, seed))
+    file = tmp_path / "state"
+    process = subprocess.Popen(
+        [OPENREGISTRY, "fsck", "--digests", "--rate", "1", "--resume", str(file)],
+        env={**os.environ, **running.settings},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    if number == signal.SIGINT:
+        time.sleep(5)
+        wait_until(lambda: process.poll() is None, 1, lambda: "it to run")
+    else:
+        wait_until(file.exists, 60, lambda: "its file")
+    process.send_signal(number)
+    process.wait()
+    before = json.loads(file.read_text())["objects"]
+    assert 0 < before < 30
+    done = command(running, "--digests", "--resume", str(file), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["summary"]["read"] == {"objects": 30, "bytes": 30_000_000}
+
+
+@pytest.mark.long
+def test_a_check_that_goes_on(running: Registry, tmp_path: Path) -> None:
     """It goes on after what was read, and remembers what was found."""
     client = HTTPClient(running.host)
     push_image(client, NAME, IMAGE, "latest")
