@@ -4,8 +4,9 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +16,17 @@ from chalicelib.metrics import catalogue
 from tests.client import HTTPClient, begin, push_image
 from tests.images import make_image
 from tests.metrics.scrapes import Scrape, labels_of
-from tests.servers import S3, Postgres, Registry, free_port, stopping, wait_until
+from tests.servers import (
+    OPENREGISTRY,
+    S3,
+    Postgres,
+    Registry,
+    Server,
+    answers,
+    free_port,
+    stopping,
+    wait_until,
+)
 
 COUNT = "openregistry_http_request_duration_seconds_count"
 MANIFEST = "/v2/{repository}/manifests/{reference}"
@@ -164,6 +175,15 @@ def test_a_scrape_is_what_the_catalogue_says(measured: Measured) -> None:
         assert family.documentation == metrics[name].help
         for sample in family.samples:
             assert labels_of(sample.labels) == set(metrics[name].labels), sample
+        if family.type == "histogram":
+            counts: dict[frozenset[tuple[str, str]], list[float]] = {}
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    labels = frozenset(sample.labels.items() - {("le", sample.labels["le"])})
+                    counts.setdefault(labels, []).append(sample.value)
+            for labels, buckets in counts.items():
+                assert buckets == sorted(buckets)
+                assert buckets[-1] == found.sum(f"{name}_count", **dict(labels)) > 0
     assert len(found.text) < 300_000
 
 
@@ -232,3 +252,57 @@ def test_postgres_that_is_down_leaves_the_rest(
             assert found.sum("openregistry_database_failures_total") > 0
             assert found.sum("openregistry_process_resident_memory_bytes") > 0
             assert found.sum(COUNT, route=MANIFEST, status="5xx") >= 1
+
+
+class Work(Server):
+    """`openregistry work`, which answers Prometheus."""
+
+    name = "work"
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        super().__init__(directory)
+        self.metrics = f"127.0.0.1:{free_port()}"
+        self._settings = {**settings, "OPENREGISTRY_METRICS_LISTEN": self.metrics}
+
+    def command(self) -> list[str]:
+        return [str(OPENREGISTRY), "work"]
+
+    def environment(self) -> Mapping[str, str]:
+        return self._settings
+
+    def ready(self) -> bool:
+        return answers(f"http://{self.metrics}/metrics")
+
+
+@pytest.mark.long
+def test_a_worker_of_its_own_answers_too(measured: Measured, tmp_path: Path) -> None:
+    worker = Work(tmp_path, measured.settings)
+    with stopping(worker):
+        worker.start()
+        eventually(
+            lambda: Scrape(worker.metrics).sum("openregistry_database_up") == 1, "a survey", 30
+        )
+        found = Scrape(worker.metrics)
+        assert found.values("openregistry_process_resident_memory_bytes", "process") == {"jobs"}
+        worker.stop()
+        assert worker.process is not None
+        assert worker.process.returncode == 0
+
+
+@pytest.mark.long
+def test_an_address_that_is_taken_stops_the_start(measured: Measured, tmp_path: Path) -> None:
+    settings = {
+        **measured.settings,
+        "OPENREGISTRY_DATA_DIR": str(tmp_path),
+        "OPENREGISTRY_LISTEN": f"127.0.0.1:{free_port()}",
+    }
+    done = subprocess.run(
+        [OPENREGISTRY, "serve"],
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    sentence = f"OPENREGISTRY_METRICS_LISTEN: {measured.metrics} cannot be listened on"
+    assert sentence in done.stderr
