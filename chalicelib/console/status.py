@@ -20,8 +20,6 @@ from chalicelib.metadata.status import DAYS, Day, Probe
 
 SECONDS_APART = 300
 PROBES_EACH_DAY = 86400 // SECONDS_APART
-STALE = 960.0
-"""Seconds after which the last probe says nothing of now: three are missing."""
 _FAILURES = 10
 _STEPS = ("sign-in", "push", "pull")
 _NAMES = {"sign-in": "Sign in", "push": "Push", "pull": "Pull"}
@@ -116,11 +114,8 @@ def _found(context: Context) -> Status:
     database = context.database
     newest = rows.newest(database)
     today, gone = rows.today(database)
-    state = "unknown"
-    if newest is not None and newest[1] < STALE:
-        state = "fails" if newest[0].failed else "works"
     return Status(
-        state,
+        rows.state(database),
         newest[0] if newest else None,
         today,
         gone,

@@ -8,6 +8,8 @@ from chalicelib.metadata.database import Runner
 
 DAYS = 90
 """For how many days there is a row of each."""
+STALE = 960.0
+"""Seconds after which the last probe says nothing of now: three are missing."""
 _KEPT = "interval '3 days'"
 """How long probes are: longer than the two days that are made anew with each of them."""
 
@@ -97,6 +99,14 @@ def newest(runner: Runner) -> tuple[Probe, float] | None:
         " FROM status_probes ORDER BY at DESC, id DESC LIMIT 1"
     )
     return (Probe(*rows[0][:-1]), rows[0][-1]) if rows else None
+
+
+def state(runner: Runner) -> str:
+    """What the last probe says of now: ``works``, ``fails``, or ``unknown`` where it is stale."""
+    found = newest(runner)
+    if found is None or found[1] > STALE:
+        return "unknown"
+    return "fails" if found[0].failed else "works"
 
 
 def failures(runner: Runner, count: int) -> list[Probe]:

@@ -128,6 +128,11 @@ JOBS_FAILED = Gauge(
 JOBS_GIVEN_UP = Gauge(
     "openregistry_jobs_given_up_total", "Jobs given up", ("kind",), shared=True, total=True
 )
+PROBE_STATE = Gauge(
+    "openregistry_probe_state",
+    "What the page /status says of now: 1 works, 0 fails, -1 unknown",
+    shared=True,
+)
 JOB_SECONDS = Histogram(
     "openregistry_job_duration_seconds",
     "Attempts at jobs on this host. Outcomes: done, failed, given_up, postponed, lost (its lease)",

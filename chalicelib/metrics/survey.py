@@ -1,8 +1,10 @@
 """The gauges of what all hosts share, by asking Postgres."""
 
-from chalicelib.metadata import jobs, sizes
+from chalicelib.metadata import jobs, sizes, status
 from chalicelib.metadata.database import Runner
 from chalicelib.metrics import catalogue
+
+_PROBE_STATES = {"works": 1, "fails": 0, "unknown": -1}
 
 
 def survey_jobs(runner: Runner) -> None:
@@ -22,6 +24,7 @@ def survey_jobs(runner: Runner) -> None:
 def survey(runner: Runner) -> None:
     """All of them. Raises ``Unavailable``."""
     survey_jobs(runner)
+    catalogue.PROBE_STATE.set(_PROBE_STATES[status.state(runner)])
     catalogue.DATABASE_SIZE.set(sizes.database_size(runner))
     for table, rows in sizes.estimated_rows(runner):
         catalogue.DATABASE_ROWS.set(rows, table)
