@@ -587,6 +587,7 @@ def running(serve: Callable[..., Registry]) -> Registry:
     return serve()
 
 
+@pytest.mark.long
 def test_command(running: Registry, tmp_path: Path) -> None:
     """Statuses, sentences, JSON, and a check that goes on."""
     client = HTTPClient(running.host)

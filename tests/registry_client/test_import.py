@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,9 @@ from tests.accounts import add_user
 from tests.bench.servers import DockerRegistry
 from tests.client import HTTPClient, push_blob, push_image, push_manifest, sha256
 from tests.conftest import need
-from tests.images import Content, make_image, make_index, write_layout
+from tests.hosts.lambda_registry import PASSWORD as LAMBDA_PASSWORD
+from tests.hosts.lambda_registry import USER, LambdaRegistry, Redirected
+from tests.images import Content, Image, make_image, make_index, write_layout
 from tests.registry_client.conftest import Start
 from tests.registry_client.script import Answer, Asked
 from tests.servers import OPENREGISTRY, S3, Registry, stopping, wait_until
@@ -43,6 +47,11 @@ class Person:
             "XDG_RUNTIME_DIR": str(self.home),
             "DOCKER_CONFIG": str(self.home),
         }
+
+    def log_in(self, host: str, user: str, password: str) -> None:
+        """What `docker login` does."""
+        auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+        (self.home / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
 
     def run(
         self, source: str | Path, target: str, *options: str, **environment: str
@@ -164,6 +173,7 @@ def test_a_registry(old: DockerRegistry, witness: Witness, bring: Person, prefix
     same(witness.target, f"{prefix}/apps/one", "1.0", ONE.manifest)
 
 
+@pytest.mark.long
 def test_its_storage(old: DockerRegistry, registry: Registry, bring: Person, prefix: str) -> None:
     """No registry runs on it. What has no tag is brought if that is asked for."""
     index = fill(old.host)
@@ -307,50 +317,94 @@ def test_images_of_skopeo(
     assert (tmp_path / "back" / "manifest.json").read_bytes() == reply.body
 
 
+@pytest.mark.long
+def test_to_functions(
+    old: DockerRegistry, lambda_registry: LambdaRegistry, bring: Person, prefix: str
+) -> None:
+    """A layer is larger than what functions take."""
+    image = make_image(sizes=(1000, 20 << 20), seed=prefix)
+    push_image(HTTPClient(old.host), "large", image, "1")
+    bring.log_in(lambda_registry.host, USER, LAMBDA_PASSWORD)
+    target = f"{lambda_registry.host}/{USER}/{prefix}"
+    report = bring(f"http://{old.host}", target)
+    assert (report["images"], report["sent"]) == (1, 3)
+    again = bring(f"http://{old.host}", target)
+    assert (again["there"], again["sent"], again["manifests"]) == (1, 0, 0)
+    client = Redirected(lambda_registry.host)
+    path = f"/v2/{USER}/{prefix}/large"
+    assert client.request("GET", f"{path}/manifests/1").body == image.manifest.data
+    for blob in image.blobs:
+        assert client.request("GET", f"{path}/blobs/{blob.digest}").body == blob.data
+
+
 # Interruptions
 
 
-@pytest.mark.long
+def registry_of(
+    images: dict[str, Image], give: Callable[[Asked, bytes], Answer]
+) -> Callable[[Asked], Answer]:
+    """A registry with these tags in the repository ``some``. ``give`` answers for a blob."""
+    blobs = {blob.digest: blob.data for image in images.values() for blob in image.blobs}
+
+    def answer(asked: Asked) -> Answer:
+        *_, kind, name = asked.path.split("/")
+        if kind == "blobs":
+            return give(asked, blobs[name])
+        if kind == "manifests":
+            manifest = images[name].manifest
+            return 200, {"Content-Type": manifest.media_type}, manifest.data
+        if name == "_catalog":
+            return 200, {}, b'{"repositories": ["some"]}'
+        if name == "list":
+            return 200, {}, json.dumps({"tags": list(images)}).encode()
+        return 404, {}, b""
+
+    return answer
+
+
 def test_killed_and_gone_on_with(
-    old: DockerRegistry, registry: Registry, bring: Person, prefix: str
+    script: Start, registry: Registry, bring: Person, prefix: str
 ) -> None:
     """kill -9 in the middle: no blob that is there is sent again, and no tag is there too early."""
-    images = [make_image(seed=seed, sizes=(3_000_000,) * 4) for seed in range(10, 16)]
-    for number, image in enumerate(images):
-        push_image(HTTPClient(old.host), "many", image, f"t{number}")
-    old.stop()
+    images = {f"t{n}": make_image((3000, 4000, 5000), f"{prefix}/{n}") for n in range(4)}
+    blobs = [blob.digest for image in images.values() for blob in image.blobs]
+    served: list[str] = []
+    stuck, killed = threading.Event(), threading.Event()
+
+    def give(asked: Asked, data: bytes) -> Answer:
+        if len(served) == 6 and not killed.is_set():
+            stuck.set()
+            killed.wait(60)
+        served.append(asked.path)
+        return 200, {}, data
+
+    source = script(registry_of(images, give)).url
     process = subprocess.Popen(
-        [OPENREGISTRY, "import", str(old.directory / "data"), f"{registry.host}/{prefix}"],
+        [OPENREGISTRY, "import", source, f"{registry.host}/{prefix}"],
         env=bring.environment,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-    blobs = registry.data_dir / "blobs"
     client = HTTPClient(registry.host)
 
-    def arrived() -> list[str]:
-        return [
-            blob.digest
-            for image in images
-            for blob in image.blobs
-            if client.request("HEAD", f"/v2/{prefix}/many/blobs/{blob.digest}").status == 200
-        ]
+    def there(path: str) -> bool:
+        return client.request("HEAD", f"/v2/{prefix}/some/{path}").status == 200
 
-    wait_until(lambda: len(arrived()) >= 5, 60, lambda: f"blobs in {blobs}")
+    def arrived() -> int:
+        return sum(there(f"blobs/{digest}") for digest in blobs)
+
+    wait_until(lambda: stuck.is_set() and arrived() >= 3, 60, lambda: "blobs")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert process.stderr is not None
-    process.stderr.close()
-    for number, image in enumerate(images):
-        if client.request("HEAD", f"/v2/{prefix}/many/manifests/t{number}").status == 200:
-            same(registry.host, f"{prefix}/many", f"t{number}", image.manifest)
-    before = len(arrived())
-    report = bring(old.directory / "data", f"{registry.host}/{prefix}")
-    total = sum(len(image.blobs) for image in images)
-    assert 5 <= before < total
-    assert report["sent"] == total - before
-    for number, image in enumerate(images):
-        same(registry.host, f"{prefix}/many", f"t{number}", image.manifest)
+    for tag in filter(lambda tag: there(f"manifests/{tag}"), images):
+        same(registry.host, f"{prefix}/some", tag, images[tag].manifest)
+    kept = arrived()
+    killed.set()
+    report = bring(source, f"{registry.host}/{prefix}")
+    assert 3 <= kept < len(blobs)
+    assert report["sent"] == len(blobs) - kept
+    for tag, image in images.items():
+        same(registry.host, f"{prefix}/some", tag, image.manifest)
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -358,57 +412,35 @@ def test_a_source_that_breaks_off(
     script: Start, registry: Registry, bring: Person, prefix: str, *, ranges: bool
 ) -> None:
     """Blobs go on where they broke, whether or not the source has ranges."""
-    breaks: dict[str, int] = {}
+    asks: Counter[str] = Counter()
     image = make_image(sizes=(1000, 300_000), seed=prefix)  # which nobody has pushed
 
-    def answer(asked: Asked) -> Answer:
-        if asked.path == "/v2/_catalog":
-            return 200, {}, b'{"repositories": ["some"]}'
-        if asked.path == "/v2/some/tags/list":
-            return 200, {}, b'{"tags": ["1"]}'
-        if "/manifests/" in asked.path:
-            return 200, {"Content-Type": image.manifest.media_type}, image.manifest.data
-        digest = asked.path.rpartition("/")[2]
-        found = [blob.data for blob in image.blobs if blob.digest == digest]
-        if not found:
-            return 404, {}, b""
-        [data] = found
+    def give(asked: Asked, data: bytes) -> Answer:
         offset, status, headers = 0, 200, {}
         if ranges and (wanted := asked.headers.get("Range")):
             offset = int(wanted.removeprefix("bytes=").rstrip("-"))
             status, headers = 206, {"Content-Range": f"bytes {offset}-{len(data) - 1}/{len(data)}"}
-        breaks[digest] = breaks.get(digest, 0) + 1
-        end = len(data) if breaks[digest] > 2 else (len(data) * breaks[digest]) // 3
-        return status, headers, data[offset:end]
+        asks[asked.path] += 1
+        return status, headers, data[offset : len(data) * min(asks[asked.path], 3) // 3]
 
-    bring(script(answer).url, f"{registry.host}/{prefix}")
+    bring(script(registry_of({"1": image}, give)).url, f"{registry.host}/{prefix}")
     same(registry.host, f"{prefix}/some", "1", image.manifest)
-    assert set(breaks.values()) == {3}
+    assert set(asks.values()) == {3}
 
 
+@pytest.mark.long
 def test_a_source_that_always_breaks_off(
     script: Start, registry: Registry, bring: Person, prefix: str
 ) -> None:
     """It is told, and ends nothing else."""
-    image = make_image(sizes=(1000,), seed=prefix)
-    blobs = {blob.digest: blob.data for blob in image.blobs}
+    images = {"1": make_image(sizes=(1000,), seed=prefix), "2": TWO}
+    broken = [blob.data for blob in images["1"].blobs]
 
-    def answer(asked: Asked) -> Answer:
-        if asked.path == "/v2/_catalog":
-            return 200, {}, b'{"repositories": ["some"]}'
-        if asked.path == "/v2/some/tags/list":
-            return 200, {}, b'{"tags": ["1", "2"]}'
-        if asked.path.endswith("/manifests/2"):
-            return 200, {"Content-Type": TWO.manifest.media_type}, TWO.manifest.data
-        if "/manifests/" in asked.path:
-            return 200, {"Content-Type": image.manifest.media_type}, image.manifest.data
-        digest = asked.path.rpartition("/")[2]
-        others = {blob.digest: blob.data for blob in TWO.blobs}
-        if "/blobs/" in asked.path:
-            return 200, {}, others.get(digest) or blobs[digest][:10]
-        return 404, {}, b""
+    def give(asked: Asked, data: bytes) -> Answer:
+        return 200, {}, data[:10] if data in broken else data
 
-    report, why = bring.in_part(script(answer).url, f"{registry.host}/{prefix}")
+    source = script(registry_of(images, give)).url
+    report, why = bring.in_part(source, f"{registry.host}/{prefix}")
     assert report["images"] == 1
     assert why.keys() == {"some:1"}
     assert "too early" in why["some:1"]
@@ -475,6 +507,7 @@ def old_manifest(below: Path, repository: str, tag: str) -> None:
         path.write_bytes(text)
 
 
+@pytest.mark.long
 def test_names(old: DockerRegistry, registry: Registry, bring: Person, prefix: str) -> None:
     """Some repositories, by patterns, by names, and out of a file."""
     fill(old.host)
@@ -530,8 +563,7 @@ def test_accounts(old: DockerRegistry, serve: Callable[..., Registry], bring: Pe
     fill(old.host)
     target = serve(OPENREGISTRY_ACCESS="accounts")
     add_user(target.settings, "ada", PASSWORD)
-    auth = base64.b64encode(f"ada:{PASSWORD}".encode()).decode()
-    (bring.home / "config.json").write_text(json.dumps({"auths": {target.host: {"auth": auth}}}))
+    bring.log_in(target.host, "ada", PASSWORD)
     report = bring(f"http://{old.host}", f"{target.host}/ada")
     assert (report["images"], report["mounted"]) == (5, 3)
     again = bring(f"http://{old.host}", f"{target.host}/ada")
