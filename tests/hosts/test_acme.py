@@ -1,8 +1,11 @@
 """The certificate that the registry gets itself, from Let's Encrypt's server for tests (Pebble)."""
 
 import json
+import os
+import signal
 import ssl
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +19,7 @@ from chalicelib.context import Context
 from chalicelib.hosts import build_context
 from chalicelib.hosts.harness.acme import Challenges, Ordered
 from chalicelib.http import Headers, Query, Request
-from chalicelib.identity.keys import Keys
+from chalicelib.identity.keys import Keys, SealError
 from chalicelib.jobs import Job, TryAgain, certificates
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
@@ -220,6 +223,54 @@ def kept(context: Context) -> x509.Certificate:
 # Without an authority.
 
 
+def test_what_is_served_until_there_is_a_certificate(
+    serve: Serve, postgres: Postgres, tmp_path: Path
+) -> None:
+    """All of the registry by TLS, and nothing of it without."""
+    plain = free_port()
+    settings = {
+        "OPENREGISTRY_ACCESS": "accounts",
+        "OPENREGISTRY_ACME_DOMAINS": "localhost",
+        "OPENREGISTRY_ACME_DIRECTORY": f"https://127.0.0.1:{free_port()}/dir",
+        "OPENREGISTRY_DATABASE_URL": postgres.new_database(),
+        "OPENREGISTRY_SECRET_KEY": SECRET,
+    }
+    registry = serve(**settings, **elsewhere(plain))
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    with Wire(int(registry.host.rpartition(":")[2]), tls=anybody) as wire:
+        assert wire.get("/v2/").status == 401
+    with Wire(plain) as wire:
+        for target in ("/v2/", "/health", "/ready", "/api/v1/openapi.json", "/account"):
+            found = wire.get(target)
+            assert (found.status, found["location"]) == (308, f"https://localhost{target}")
+        assert wire.get("/.well-known/acme-challenge/a").status == 404
+        found = wire.put("/v2/a/manifests/b", b"a body")
+        assert found["location"] == "https://localhost/v2/a/manifests/b"
+    assert "cannot be used: " in until_failed({**settings, "PATH": os.environ["PATH"]})["error"]
+    registry.signal(signal.SIGTERM)
+    for port in (plain, int(registry.host.rpartition(":")[2])):
+        for _ in until():
+            try:
+                Wire(port).close()
+            except OSError:
+                break
+
+
+def test_keys_are_nowhere_but_sealed(context: Context) -> None:
+    """In a copy of the database, or in another row, they are of no use."""
+    number = keep(context, context.keys)
+    [[row]] = context.database.run("SELECT CAST(c AS text) FROM certificates c")
+    assert b"a key".hex() not in row
+    found = rows.find(context.database, context.settings.acme_directory, DOMAINS)
+    assert found is not None
+    assert context.keys.unseal(certificates.KEYS, number, found.key) == b"a key"
+    with pytest.raises(SealError):
+        context.keys.unseal(certificates.KEYS, str(uuid.uuid4()), found.key)
+    with pytest.raises(SealError):
+        context.keys.unseal(certificates.ACCOUNT_KEYS, number, found.key)
+
+
 @pytest.fixture
 def context(core_settings: Settings, postgres: Postgres) -> Iterator[Context]:
     with postgres.migrated_database() as url:
@@ -239,6 +290,7 @@ def keep(
         context.database, context.settings.acme_directory, DOMAINS[::-1],
         rows.Certificate(number, "a chain", sealed, now, now + timedelta(days=90)),
     )  # fmt: skip
+    return number
 
 
 def answer(context: Context, target: str, method: str = "GET", host: str = "") -> Any:
