@@ -15,7 +15,7 @@ TAG ?= openregistry
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-long lint types format check clients conformance bench load load localstack package image clean
+.PHONY: help run setup test test-long lint types format check clients conformance bench load localstack cost package image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,9 +53,6 @@ bench: $(VENV)/.installed-tests ## measure this registry and Debian's docker-reg
 load: $(VENV)/.installed-tests ## put a registry of its own under steady load and watch its memory (an hour: ARGS="--minutes 60")
 	$(BIN)/python -m tests.load $(ARGS)
 
-load: $(VENV)/.installed-tests ## put a registry of its own under steady load and watch its memory (an hour: ARGS="--minutes 60")
-	$(BIN)/python -m tests.load $(ARGS)
-
 package: $(VENV)/.installed-tests ## make what goes to AWS: dist/lambda-*.zip, and a stack's template for each
 	$(BIN)/python -m infra.aws.package $(ARGS)
 
@@ -66,6 +63,9 @@ image: ## build the container image (another base: BASE=IMAGE; more for docker b
 
 localstack: $(VENV)/.installed-tests ## deploy the stack into an AWS on this machine and serve it on 127.0.0.1:5000 (ARGS="--port 5001")
 	$(BIN)/python -m infra.localstack $(ARGS)
+
+cost: $(VENV)/.installed-tests ## reckon what a registry costs a month (measure anew before: ARGS=--measure)
+	$(BIN)/python -m infra.cost $(ARGS)
 
 format: $(VENV)/.installed-lint ## put the code into the house's style
 	$(BIN)/ruff format .

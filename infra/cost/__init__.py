@@ -1,0 +1,1 @@
+"""What a registry costs a month: prices, what was measured of a push and a pull, and a model."""
