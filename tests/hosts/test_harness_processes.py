@@ -225,9 +225,16 @@ def test_running_requests_finish(program: Program, number: signal.Signals) -> No
 
 def test_a_balancer_is_told_before_connections_are_refused(tmp_path: Path) -> None:
     program = Program(tmp_path, 2, "shutdown_delay=3")
-    with program.started(), Wire(program.port) as idle, Wire(program.port) as push:
+    with (
+        program.started(),
+        Wire(program.port) as idle,
+        Wire(program.port) as push,
+        Wire(program.port) as slow,
+    ):
         assert idle.get("/a")["connection"] is None
         assert push.put("/whole", b"first")["connection"] is None
+        slow.head("PUT", "/stream?name=slow", "Content-Length: 9").send("abc")
+        program.wait_for("slow", "feed")
         begun = time.monotonic()
         program.signal(signal.SIGTERM)
         for _ in until():
@@ -243,6 +250,8 @@ def test_a_balancer_is_told_before_connections_are_refused(tmp_path: Path) -> No
         assert (answer.status, answer["connection"]) == (200, "close")
         assert time.monotonic() - begun < 3
         assert idle.closed()
+        answer = slow.send("defghi").answer()
+        assert (answer.json()["size"], answer["connection"]) == (9, "close")
         assert ended(program, 10) == 0
         assert 3 < time.monotonic() - begun < 6
 

@@ -536,8 +536,8 @@ class Connection(asyncio.Protocol):
             exchange.body.drop()
             exchange.keep = False
         keep = exchange.keep and not self._closing
-        # A push goes on here, once its next request could not be let in.
-        if self._worker.leaving and not (self._worker.draining and self._pushes):
+        # A push goes on here where its next request could not be let in.
+        if self._worker.leaving and not (self._worker.alone and self._pushes):
             keep = False
         body = response.body
         exchange.status = response.status
@@ -687,7 +687,7 @@ class Connection(asyncio.Protocol):
         """How long it may be idle, in seconds."""
         if not self._worker.draining:
             return HEAD_SECONDS if self._fresh else IDLE_SECONDS
-        if self._pushes:
+        if self._worker.alone and self._pushes:
             return DRAIN_SECONDS
         return FIRST_SECONDS if self._fresh else 0
 

@@ -49,7 +49,6 @@ FLUSH_PATIENCE = 3
 waits until that is done for the last time."""
 
 
-
 class Entrance(NamedTuple):
     """A listening socket, what answers there, and what it shows where it speaks TLS."""
 
@@ -79,6 +78,8 @@ class Worker:
         """SIGTERM has come: a balancer is told to send nobody here any more."""
         self.draining = False
         """Nobody is let in any more."""
+        self.alone = not settings.shutdown_delay
+        """No balancer has another place for who is not let in here."""
         self._yielding = False
         self.date = formatdate(usegmt=True)
         self.loop = uvloop.new_event_loop()
