@@ -121,10 +121,13 @@ def fsck(options: argparse.Namespace) -> int:
                     reading.found[finding.kind] += 1
                     repaired += bool(finding.repair)
                     _print(finding, as_lines=options.json)
-            if options.repair and reading.found["orphan"]:
-                swept = sweeping.run(context, dry_run=False, force=False).deleted
-        except (Refused, GiveUp, sweeping.Overtaken) as error:
+        except Refused as error:
             raise CommandError(str(error)) from error
+        if options.repair and reading.found["orphan"]:
+            try:
+                swept = sweeping.run(context, dry_run=False, force=False).deleted
+            except (GiveUp, sweeping.Overtaken) as error:
+                print(f"openregistry: not swept: {error}", file=sys.stderr)
     summary = {
         "findings": dict(reading.found),
         "repaired": repaired,

@@ -610,6 +610,17 @@ def test_command(running: Registry, tmp_path: Path) -> None:
     push_image(client, NAME, IMAGE, "latest")
     assert command(running, "--digests").returncode == 0
 
+    orphans = [folder / f"{n}a" / f"{n}a{n:030x}" for n in range(8)]
+    for file in orphans:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"nobody's")
+    done = command(running, "--repair", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1])["summary"]["findings"] == {"orphan": 8}
+    assert "not swept: No row knows 8 of 11 objects" in done.stderr
+    for file in orphans:
+        file.unlink()
+
     assert command(running, "--rate", "5").returncode == 1
     wrong = subprocess.run(
         [OPENREGISTRY, "fsck"],

@@ -337,6 +337,26 @@ def test_to_functions(
         assert client.request("GET", f"{path}/blobs/{blob.digest}").body == blob.data
 
 
+@pytest.mark.long
+def test_to_another_registry(
+    old: DockerRegistry, serve: Callable[..., Registry], bring: Person
+) -> None:
+    """docker-registry mounts nothing without being told from where."""
+    source = serve()
+    index = fill(source.host)
+    report = bring(source.url, f"{old.host}/copies")
+    assert (report["images"], report["mounted"]) == (5, 0)
+    assert bring(source.url, f"{old.host}/copies")["there"] == 5
+    for repository, tag, manifest in (
+        ("apps/one", "1.0", ONE.manifest),
+        ("apps/one", "latest", index),
+        ("deep/er/two", "1.0", ONE.manifest),
+    ):
+        path = f"/v2/copies/{repository}/manifests/{tag}"
+        answer = HTTPClient(old.host).request("GET", path, headers={"Accept": manifest.media_type})
+        assert answer.body == manifest.data
+
+
 # Interruptions
 
 
@@ -517,9 +537,14 @@ def test_names(old: DockerRegistry, registry: Registry, bring: Person, prefix: s
     file = bring.home / "names"
     file.write_text("apps/one\n\ndeep/er/two\n")
     assert bring(source, target, "--names", str(file))["images"] == 4
-    file.write_text("../../etc\n")
-    _, why = bring.in_part(source, target, "--names", str(file))
-    assert why == {"../../etc": "This is no name that a repository may have."}
+    file.write_text("../../etc\n\x1b[2Jcleared\n")
+    done = bring.run(source, target, "--names", str(file))
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert done.stderr.splitlines()[:2] == [
+        f"not imported: {name}: This is no name that a repository may have."
+        for name in ("../../etc", "?[2Jcleared")
+    ]
 
 
 def test_a_closed_catalog(script: Start, registry: Registry, bring: Person, prefix: str) -> None:

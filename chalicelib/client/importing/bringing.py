@@ -272,6 +272,8 @@ class Import:
             known[target.name, digest] = None
 
     def _failed(self, image: str, reason: str) -> None:
+        # Names that an origin has made up move no terminal's cursor.
+        image = "".join(each if each.isprintable() else "?" for each in image)
         with self._lock:
             self._report.failures.append(Failure(image, reason))
         self._progress.say(f"not imported: {image}: {reason}")
