@@ -57,7 +57,8 @@ def admit(context: Context, *, repair: bool) -> Iterator[Finding]:
         yield Finding(
             "store",
             "The database was restored from a backup: the store is of a later time. What was pushed"
-            " since then has no rows, and what was collected since then has no objects.",
+            " since then has no rows, and what was collected since then has no objects. Once all is"
+            " well, `openregistry sweep --force` goes on from this state.",
         )
 
 
