@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from tests.client import HTTPClient, push_blob, push_image, sha256
 from tests.hosts.wire import until
 from tests.images import make_bytes, make_image
 from tests.jobs.receiver import Receiver
-from tests.servers import S3, Postgres, Registry
+from tests.servers import S3, Kubo, Postgres, Registry
 
 
 class Span(NamedTuple):
@@ -66,7 +67,7 @@ class Collector(ThreadingHTTPServer):
         """The spans that are wanted, once there is one."""
         end = time.monotonic() + seconds
         while not (found := [span for span in list(self.spans) if which(span)]):
-            assert time.monotonic() < end, [span.name for span in self.spans]
+            assert time.monotonic() < end, sorted({span.name for span in self.spans})
             time.sleep(0.02)
         return found
 
@@ -254,6 +255,45 @@ def test_a_receiver_that_hangs_keeps_nobody_waiting(
     registry.stop(within=20)
     assert registry.process is not None
     assert registry.process.returncode == 0
+
+
+def _has_id(identity: str, span: Span) -> bool:
+    return span.id == identity
+
+
+@pytest.mark.long
+def test_one_trace_from_a_push_to_the_network_that_its_blobs_are_put_on(
+    serve: Callable[..., Registry], kubo: Kubo, collector: Collector
+) -> None:
+    registry = serve(
+        OPENREGISTRY_IPFS_NODES=kubo.url,
+        OPENREGISTRY_NEW_REPOSITORIES="public",
+        **collector.environment,
+    )
+    client = HTTPClient(registry.host)
+    push_image(client, "traces/ipfs", make_image([100], seed=1), "v1")
+    command(registry.settings, "resolver", "choose", "ipfs", "--repository", "traces/ipfs")
+    # What is there already is put there by another job, which would take the next image too.
+    collector.wait(lambda span: span.name == "job resolve.fill")
+    image = make_image([100], seed=2)
+    for blob in image.blobs:
+        push_blob(client, "traces/ipfs", blob.data)
+    answer = client.request(
+        "PUT",
+        "/v2/traces/ipfs/manifests/v2",
+        image.manifest.data,
+        {"Content-Type": image.manifest.media_type, "Traceparent": TRACEPARENT},
+    )
+    assert answer.status == 201
+    [put, *_] = collector.wait(
+        lambda span: span.name == "POST /api/v0/add" and span.trace == CALLER[0], 90
+    )
+    names = []
+    while put.parent != CALLER[1]:
+        [put] = collector.wait(partial(_has_id, put.parent))
+        names.append(put.name)
+    assert names[0] == "job resolve"
+    assert names[-1] == "PUT /v2/{repository}/manifests/{reference}"
 
 
 @pytest.mark.parametrize("prepare", [True, False])

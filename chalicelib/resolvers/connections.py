@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from chalicelib import tracing
 from chalicelib.resolvers import ResolverError
 
 if TYPE_CHECKING:
@@ -87,6 +88,25 @@ class Server:
         answer. The server must take each piece in ``STALLED_SECONDS``, and answer within
         ``seconds`` of the last. What iterating raises is raised, and then the server has got no
         whole body. Raises ``ResolverError``."""
+        path = target.partition("?")[0]
+        with tracing.span(f"{method} {path}", **{"server.address": self._host}) as span:
+            answer = self._exchange(
+                method, target, pieces, length, seconds=seconds, limit=limit, headers=headers
+            )
+            span.set_attribute("http.response.status_code", answer.status)
+            return answer
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        pieces: Iterator[bytes | memoryview],
+        length: int,
+        *,
+        seconds: float,
+        limit: int,
+        headers: Mapping[str, str] | None,
+    ) -> Answer:
         from http.client import HTTPException
 
         try:

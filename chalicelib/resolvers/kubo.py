@@ -13,6 +13,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -238,7 +239,10 @@ class Kubo:
                 answers[node] = error
 
         first, *others = up
-        threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in others]
+        threads = [
+            threading.Thread(target=copy_context().run, args=(ask, node), daemon=True)
+            for node in others
+        ]
         for thread in threads:
             thread.start()
         ask(first)
@@ -352,7 +356,8 @@ class _Adding:
         self._abandoned = False
         self.late = 0.0
         """For how many seconds it has kept others waiting."""
-        threading.Thread(target=self._run, name="ipfs-add", daemon=True).start()
+        run = copy_context().run
+        threading.Thread(target=run, args=[self._run], name="ipfs-add", daemon=True).start()
 
     @property
     def ended(self) -> bool:
