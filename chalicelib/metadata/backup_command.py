@@ -66,6 +66,7 @@ def _create(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     from chalicelib.hosts import open_database, opened_database
+    from chalicelib.http import RegistryError
     from chalicelib.metadata import backup
     from chalicelib.metadata.migrate import MigrationError, migrate
     from chalicelib.metadata.restored import has_tables
@@ -80,6 +81,8 @@ def _restore(options: argparse.Namespace) -> int:
                     "the database is not empty: restore into another one"
                     + ("" if settings.database_url else ours)
                 )
+        except RegistryError as error:
+            raise CommandError(str(error.__cause__ or error)) from error
         finally:
             database.close()
         try:

@@ -22,7 +22,7 @@ from tests.servers import OPENREGISTRY, S3, Registry, Server, free_port, stoppin
 
 pytestmark = pytest.mark.long
 
-PROGRAMS = Path("/usr/lib/postgresql/15/bin")
+[PROGRAMS] = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:] or [Path("/usr/lib/postgresql")]
 SECRET = "a secret for the tests alone"
 PASSWORD = "correct horse battery"
 
@@ -144,7 +144,7 @@ def s3(directory: Path) -> Iterator[SecureS3]:
 @pytest.fixture
 def archived(directory: Path, s3: SecureS3) -> Iterator[ArchivedPostgres]:
     need("pgbackrest", "pgbackrest")
-    need(PROGRAMS / "postgres", "postgresql-15")
+    need(PROGRAMS / "postgres", "postgresql")
     if os.geteuid() != 0:
         pytest.skip("only root runs Postgres and pgBackRest as its user")
     server = ArchivedPostgres(directory / "archived", s3)
@@ -272,6 +272,18 @@ def test_a_moment_before_the_disaster(
     assert client.request("HEAD", path).status == 404
     push_image(client, "test/lost", lost, "v1")
     assert pulled(client, "test/lost", "v1", lost, s3)
+    # It is moved to another server by a file, with that server's own programs.
+    file = archived.directory / "moved.dump"
+    openregistry(again.settings, "backup", "create", str(file))
+    with connected(archived.url) as database:
+        database.run("CREATE DATABASE moved")
+    url = archived.url.removesuffix("postgres") + "moved"
+    nobody = {**settings, "OPENREGISTRY_DATABASE_URL": f"{url}-not"}
+    assert "does not exist" in refused(nobody, "backup", "restore", str(file))
+    openregistry({**settings, "OPENREGISTRY_DATABASE_URL": url}, "backup", "restore", str(file))
+    with connected(archived.url) as one, connected(url) as other:
+        count = "SELECT count(*), min(name), max(name) FROM tags"
+        assert one.run(count) == other.run(count) == [[4, "v1", "v3"]]
     # The new timeline is backed up as the former was.
     archived.pgbackrest("check")
     archived.pgbackrest("--type=diff", "backup")

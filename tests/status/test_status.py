@@ -83,8 +83,10 @@ def test_the_worker_tries_a_registry_with_accounts(probed: Registry) -> None:
     add_user(probed.settings, "root", "correct horse battery", administrator=True)
     database = Database(probed.settings["OPENREGISTRY_DATABASE_URL"], pool=1)
     try:
-        # For the first time after five minutes; and then at once.
+        # By itself for the first time after five minutes; by hand at once.
         assert status.newest(database) is None
+        due = "SELECT due_at > now() FROM schedules WHERE kind = 'status.probe'"
+        assert database.run(due) == [[True]]
         database.run("INSERT INTO jobs (kind, data) VALUES ('status.probe', '{}')")
         wait_until(lambda: status.newest(database) is not None, 20, lambda: "a probe")
         client = HTTPClient(probed.host)
