@@ -2,10 +2,12 @@
 and a CloudFormation that others wrote, and checked against AWS. Before it stands our front, with
 AWS's limits and renames."""
 
+import json
 import re
 import signal
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +22,7 @@ from infra.localstack.clouds import Ministack
 from infra.localstack.stack import Stack, deployed
 from tests.accounts import command, set_visibility
 from tests.client import HTTPClient, push_blob, push_image
+from tests.clients.build import DIRECTORY
 from tests.clients.test_docker import files_of, load, remove_images
 from tests.conftest import need
 from tests.hosts.lambda_registry import AUTHORIZATION, PASSWORD, USER, LoggedIn, migrated
@@ -27,6 +30,7 @@ from tests.hosts.lambda_runtime import ROOT
 from tests.images import layout_contents, make_bytes, make_image, write_layout
 from tests.jobs.receiver import Receiver
 from tests.servers import (
+    OPENREGISTRY,
     DockerEngine,
     Kubo,
     Postgres,
@@ -59,18 +63,24 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def stack(
-    server: Ministack, directory: Path, postgres: Postgres, kubo: Kubo, receiver: Receiver
+    server: Ministack,
+    directory: Path,
+    postgres: Postgres,
+    receiver: Receiver,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Stack]:
-    """The registry, deployed. Its schedule is off until a test wants it."""
+    """The registry, deployed. Its schedule is off until a test wants it. It has an IPFS node where
+    one has been built."""
     folder = directory / "stack"
     folder.mkdir()
     url = migrated(postgres.new_database())
     settings = {
         "OPENREGISTRY_PRIVATE_WEBHOOKS": receiver.origin,
-        "OPENREGISTRY_IPFS_NODES": kubo.url,
         "OPENREGISTRY_GRACE": "1s",
         "OPENREGISTRY_PRESIGN_EXPIRY": "60s",
     }
+    if (DIRECTORY / "ipfs").exists():
+        settings["OPENREGISTRY_IPFS_NODES"] = request.getfixturevalue("kubo").url
     with deployed(server, folder, url, free_port(), settings=settings, scheduled=False) as stack:
         yield stack
 
@@ -168,6 +178,25 @@ def test_skopeo_pushes_and_pulls(host: str, tmp_path: Path) -> None:
     run("skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", user, f"oci:{layout}", name)
     pulled = tmp_path / "pulled"
     run("skopeo", "copy", "--src-tls-verify=false", "--src-creds", user, name, f"oci:{pulled}:1")
+    assert layout_contents(pulled) == {
+        content.digest: content.data for content in (*image.blobs, image.manifest)
+    }
+
+
+def test_layers_that_no_request_carries(stack: Stack, tmp_path: Path) -> None:
+    """They go to the bucket in parts, and functions that the queue wakes verify them."""
+    need("skopeo", "skopeo")
+    image = make_image((20 << 20, 1000), "any size")
+    layout = write_layout(tmp_path / "pushed", [image])
+    name = f"{stack.host}/stack/large-layers:1"
+    credentials = {
+        "auths": {stack.host: {"auth": b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}
+    }
+    (tmp_path / "config.json").write_text(json.dumps(credentials))
+    run(OPENREGISTRY, "push", layout, name, DOCKER_CONFIG=str(tmp_path))
+    pulled = tmp_path / "pulled"
+    user = ("--src-creds", f"{USER}:{PASSWORD}")
+    run("skopeo", "copy", "--src-tls-verify=false", *user, f"docker://{name}", f"oci:{pulled}:1")
     assert layout_contents(pulled) == {
         content.digest: content.data for content in (*image.blobs, image.manifest)
     }
