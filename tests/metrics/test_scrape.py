@@ -290,6 +290,30 @@ def test_a_worker_of_its_own_answers_too(measured: Measured, tmp_path: Path) -> 
 
 
 @pytest.mark.long
+def test_a_host_that_ends_tells_of_it_until_its_last_request(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    server = Measured(tmp_path, OPENREGISTRY_DATABASE_URL=postgres.new_database())
+    host, port = server.host.split(":")
+    with stopping(server):
+        server.start()
+        location = begin(HTTPClient(server.host), "slow")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(
+                f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nbegun".encode()
+            )
+            eventually(
+                lambda: server.scrape().sum("openregistry_uploads_in_progress") == 1, "the upload"
+            )
+            server.signal(signal.SIGTERM)
+            time.sleep(2)
+            assert server.scrape().sum("openregistry_uploads_in_progress") == 1
+            client.sendall(b"over")
+            assert client.recv(100).startswith(b"HTTP/1.1 202")
+        eventually(lambda: not server.alive(), "all processes to end", 30)
+
+
+@pytest.mark.long
 def test_an_address_that_is_taken_stops_the_start(measured: Measured, tmp_path: Path) -> None:
     settings = {
         **measured.settings,

@@ -83,6 +83,8 @@ class Supervisor:
         self._entrances = [Entrance(listener, functions, certificates), *others]
         self._count = count
         self._exporter = exporter
+        # The exporter's index, where there is one.
+        self._last = count + settings.work
         self._selector = selectors.DefaultSelector()
         # How many connections each worker has, for all of them to see.
         self._loads = memoryview(mmap.mmap(-1, 8 * count)).cast("Q")
@@ -102,8 +104,7 @@ class Supervisor:
             if number != signal.SIGHUP or not stays:
                 signal.signal(number, self._on_signal)
         # After the workers the one that does jobs, and the one that Prometheus asks.
-        others = self._settings.work + (self._exporter is not None)
-        for index in range(self._count + others):
+        for index in range(self._last + (self._exporter is not None)):
             self._fork(index)
         begun()
         while self._workers:
@@ -163,6 +164,8 @@ class Supervisor:
         ours.close()
         _, status = os.waitpid(pid, 0)
         if self._signals:
+            if [index for _, index, _ in self._workers.values()] == [self._last]:
+                self._signal_workers(signal.SIGTERM)
             return
         _log.error("worker %d ended (%s); it is replaced", pid, os.waitstatus_to_exitcode(status))
         if time.monotonic() - begun < RESTART_SECONDS:
@@ -182,6 +185,10 @@ class Supervisor:
             self._signal_workers(signal.SIGKILL)
 
     def _signal_workers(self, number: signal.Signals) -> None:
-        for pid, _, _ in list(self._workers.values()):
+        """Send it to all, but SIGTERM to the exporter only once it is alone: it tells of the others
+        while they end."""
+        for pid, index, _ in list(self._workers.values()):
+            if index == self._last and number == signal.SIGTERM and len(self._workers) > 1:
+                continue
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
