@@ -5,7 +5,7 @@ With --measure what a push and a pull take is measured anew before, and written 
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from infra.cost.model import (
@@ -17,6 +17,8 @@ from infra.cost.model import (
     Month,
     akash,
     aws,
+    gb_seconds,
+    once,
     server,
     server_and_r2,
     servers,
@@ -80,14 +82,27 @@ def _measured(inputs: Inputs) -> str:
     kinds = ("push", "pull_whole", "pull_update", "minute")
     rows = ["| on functions | a push | a pull of all layers | of the new layers | an idle minute |"]
     rows.append("|---|" + "---:|" * len(kinds))
-    for what, name in SHOWN.items():
-        values = [_number(inputs.figures[kind][what]) for kind in kinds]
-        rows.append(f"| {name} | " + " | ".join(values) + " |")
+    rows += [
+        _row(name, [inputs.figures[kind][what] for kind in kinds]) for what, name in SHOWN.items()
+    ]
+    image = inputs.image
+    stored = [image.new / 1e6, 0.0, 0.0]
+    pulled = [0.0, image.size / 1e6, image.new / 1e6]
+    waited = [gb_seconds(inputs, inputs.figures[kind].__getitem__) * 1000 for kind in kinds]
+    rows.append(_row("ms of a function of 1 GB on Lambda, as reckoned", waited))
+    rows.append(_row("MB that storage keeps more", stored) + " |")
+    rows.append(_row("MB that leave storage", pulled) + " |")
+    cents = [100 * once(inputs, kind, mb) for kind, mb in zip(kinds, [*pulled, 0.0], strict=True)]
+    rows.append("| **cents on AWS**, when nothing is free any more | ")
+    rows[-1] += " | ".join(f"**{each:.3f}**" for each in cents) + " |"
     for kind, name in (("server", "a folder"), ("container", "a bucket")):
-        values = [_number(inputs.figures[f"{kind}_{each}"]["processor_ms"]) for each in kinds[:3]]
-        rows.append(f"| processor ms of `serve` with {name}, and of Postgres | ")
-        rows[-1] += " | ".join(values) + " | |"
+        values = [inputs.figures[f"{kind}_{each}"]["processor_ms"] for each in kinds[:3]]
+        rows.append(_row(f"processor ms of `serve` with {name}, and of Postgres", values) + " |")
     return "\n".join(rows)
+
+
+def _row(name: str, values: Iterable[float]) -> str:
+    return f"| {name} | " + " | ".join(map(_number, values)) + " |"
 
 
 def _idle(inputs: Inputs) -> str:

@@ -1,7 +1,7 @@
 """From what users do, through what that takes, to what it costs a month."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -144,6 +144,55 @@ REQUESTS, COMPUTE, STORAGE, EGRESS, DATABASE, REST = PARTS = (
 )
 
 
+Total = Callable[[str], float]
+"""How much there is of something that was measured."""
+
+
+def calls(total: Total) -> float:
+    """Calls of functions."""
+    return total("requests") + total("authorizer_calls") + total("job_calls")
+
+
+def gb_seconds(inputs: Inputs, total: Total) -> float:
+    """What they take on Lambda: memory by time."""
+    setting = inputs.given["lambda"]
+    # The less memory a function has the longer it takes, for the same GB-seconds. While it waits it
+    # pays for its memory.
+    processor_ms: float = (
+        total("processor_ms")
+        + total("authorizer_processor_ms")
+        + calls(total) * setting["cold"] * setting["cold_processor_ms"]
+    )
+    waited_ms: float = (
+        total("round_trips") * setting["round_trip_ms"]
+        + total("storage_calls") * setting["storage_ms"]
+    )
+    worked: float = processor_ms * setting["processor_mb"] / 1024
+    waited: float = waited_ms * setting["memory_mb"] / 1024
+    return (worked + waited) / 1000
+
+
+def once(inputs: Inputs, kind: str, pulled_mb: float) -> float:
+    """USD that one push or pull costs on AWS, when nothing is free any more. What a push leaves in
+    the bucket is not in it."""
+    figures = inputs.figures[kind]
+
+    def price(name: str) -> float:
+        return inputs.price("aws", name).tiers[0][1]
+
+    total = figures.__getitem__
+    return (
+        figures["requests"] / 1e6 * price("gateway")
+        + calls(total) / 1e6 * price("invocations")
+        + gb_seconds(inputs, total) * price("gb_seconds")
+        + 3 * figures["messages"] / 1e6 * price("queue")
+        + figures["writes"] / 1000 * price("writes")
+        + figures["reads"] / 1000 * price("reads")
+        + figures["log_kb"] / 1e6 * price("logs")
+        + (figures["answered_kb"] / 1e6 + pulled_mb / 1000) * price("egress")
+    )
+
+
 def aws(month: Month, storage: str = "aws") -> Bill:
     """Functions on AWS, and blobs in S3 or with another provider."""
     inputs, minutes = month.inputs, MONTH / 60
@@ -156,21 +205,6 @@ def aws(month: Month, storage: str = "aws") -> Bill:
     def total(what: str) -> float:
         return month.sum(what) + minutes * idle[what]
 
-    calls = total("requests") + total("authorizer_calls") + total("job_calls")
-    processor_ms = (
-        total("processor_ms")
-        + total("authorizer_processor_ms")
-        + calls * setting["cold"] * setting["cold_processor_ms"]
-    )
-    # The less memory a function has the longer it takes, for the same GB-seconds. While it waits it
-    # pays for its memory.
-    waited_ms = (
-        total("round_trips") * setting["round_trip_ms"]
-        + total("storage_calls") * setting["storage_ms"]
-    )
-    gb_seconds = (
-        processor_ms * setting["processor_mb"] / 1024 + waited_ms * setting["memory_mb"] / 1024
-    ) / 1000
     # A message is sent, received and deleted; a queue that has none is asked all the time.
     asked = 3 * total("messages") + setting["pollers"] * MONTH / 20
     answered_gb = month.sum("answered_kb") / 1e6
@@ -184,7 +218,8 @@ def aws(month: Month, storage: str = "aws") -> Bill:
         + price("queue", asked / 1e6)
         + inputs.price(storage, "writes").of(total("writes") / 1000)
         + inputs.price(storage, "reads").of(total("reads") / 1000),
-        COMPUTE: price("invocations", calls / 1e6) + price("gb_seconds", gb_seconds),
+        COMPUTE: price("invocations", calls(total) / 1e6)
+        + price("gb_seconds", gb_seconds(inputs, total)),
         STORAGE: inputs.price(storage, "storage").of(stored or month.stored_gb),
         EGRESS: price("egress", out_gb),
         DATABASE: database["month"] + price("database_storage", database["storage_gb"]),

@@ -7,7 +7,18 @@ from urllib.parse import urlsplit
 import pytest
 
 from infra.cost.__main__ import SHOWN, told
-from infra.cost.model import PARTS, Inputs, Month, Price, akash, aws, server, server_and_r2, servers
+from infra.cost.model import (
+    PARTS,
+    Inputs,
+    Month,
+    Price,
+    akash,
+    aws,
+    once,
+    server,
+    server_and_r2,
+    servers,
+)
 from tests.hosts.lambda_runtime import ROOT
 
 COUNTED = ("requests", "authorizer_calls", "messages", "writes", "reads")
@@ -53,6 +64,12 @@ def test_egress_by_hand(inputs: Inputs) -> None:
     by_hand = 10_140 * 0.09 + 40_960 * 0.085 + 102_400 * 0.07 + (gb - 100 - 153_500) * 0.05
     assert aws(month)["egress"] == pytest.approx(by_hand)
     assert aws(month, "r2")["egress"] < 20
+
+
+def test_what_a_pull_costs_is_nearly_all_egress(inputs: Inputs) -> None:
+    alone = once(inputs, "pull_whole", 0)
+    assert once(inputs, "pull_whole", 160) - alone == pytest.approx(0.160 * 0.09)
+    assert 0 < alone < 0.0002
 
 
 def test_the_page_shows_what_the_program_says(inputs: Inputs) -> None:
