@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -299,35 +300,49 @@ def test_a_library_that_lambda_is_too_old_for_is_refused(tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make package` makes, by pip."""
-    folder = tmp_path_factory.mktemp("dist")
-    make(folder)
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What packages are made of, as it is now."""
+    folder = tmp_path_factory.mktemp("source")
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("chalicelib", "infra", ".chalice"):
+        shutil.copytree(packages.ROOT / name, folder / name, ignore=ignored)
+    for name in ("app.py", "requirements.txt"):
+        shutil.copy(packages.ROOT / name, folder)
     return folder
 
 
-def make(folder: Path, *arguments: str) -> None:
+@pytest.fixture(scope="module")
+def built(source: Path) -> Path:
+    """What `make package` makes, by pip."""
+    return made(source)
+
+
+def made(source: Path, **environment: str) -> Path:
     subprocess.run(
-        [sys.executable, "-m", "infra.aws.package", "--to", str(folder), *arguments],
-        cwd=packages.ROOT,
+        [sys.executable, "-m", "infra.aws.package"],
+        cwd=source,
+        env={**os.environ, **environment},
         check=True,
     )
+    return source / "dist"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_the_package_is_the_same_wherever_it_is_made(built: Path, tmp_path: Path) -> None:
-    temporary = tmp_path / "another place"
+def test_the_package_is_the_same_wherever_it_is_made(
+    source: Path, built: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "another place"
+    shutil.copytree(source, elsewhere, ignore=shutil.ignore_patterns("dist", "__pycache__"))
+    temporary = tmp_path / "temporary"
     temporary.mkdir()
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    command = [sys.executable, "-m", "infra.aws.package", "--to", str(tmp_path)]
-    subprocess.run(command, cwd=packages.ROOT, env=environment, check=True)
-    made = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
-    assert made == [
+    again = made(elsewhere, TMPDIR=str(temporary), PYTHONHASHSEED="7", TZ="Asia/Tokyo")
+    names = sorted(path.name for path in again.iterdir())
+    assert names == [
         *("lambda-arm64.zip", "lambda-x86_64.zip", "stack-arm64.yaml", "stack-x86_64.yaml"),
     ]
-    for name in made:
-        assert (tmp_path / name).read_bytes() == (built / name).read_bytes(), name
+    for name in names:
+        assert (again / name).read_bytes() == (built / name).read_bytes(), name
 
 
 @pytest.mark.long
