@@ -13,7 +13,12 @@ import yaml
 
 from chalicelib.hosts import check_access
 from chalicelib.settings import Settings, strangers
-from tests.servers import BIN, run
+from tests.conftest import need
+from tests.deploy.engines import TAG, Engine
+from tests.hosts.pebble import Names, Pebble
+from tests.hosts.wire import until
+from tests.images import make_image, write_layout
+from tests.servers import BIN, S3, Postgres, free_port, run, stopping
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "akash"
@@ -187,3 +192,54 @@ def test_the_chain_refuses_what_is_wrong(sdk: Path) -> None:
     assert "requires a mount path" in refused(without_a_place)
     assert "104857600" in refused(too_large)
     assert 'pricing for the "ipfs" profile' in refused(without_a_price)
+
+
+# In the image.
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_image_with_these_settings(
+    engine: Engine, directory: Path, postgres: Postgres, s3_server: S3, tmp_path: Path
+) -> None:
+    """What `registry.yaml` says, but for the places: it gets itself a certificate, and takes a
+    push by TLS."""
+    need("skopeo", "skopeo")
+    names = Names(directory / "akash-names")
+    pebble = Pebble(directory / "akash-pebble", names)
+    https = free_port()
+    given = {
+        **environment(sdl("registry")["services"]["registry"]),
+        "OPENREGISTRY_LISTEN": f"127.0.0.1:{https}",
+        "OPENREGISTRY_ACME_LISTEN": f"127.0.0.1:{pebble.port}",
+        "OPENREGISTRY_ACME_DIRECTORY": pebble.directory_url,
+        "OPENREGISTRY_ACME_DOMAINS": "localhost",
+        "OPENREGISTRY_PUBLIC_URL": f"https://localhost:{https}",
+        "OPENREGISTRY_DATABASE_URL": postgres.new_database(),
+        "OPENREGISTRY_STORAGE_URL": s3_server.new_storage_url(),
+        "REQUESTS_CA_BUNDLE": "/pebble.pem",
+        **s3_server.environment(),
+    }
+    words = [f"--env={name}={value}" for name, value in given.items()]
+    words += ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--network=host"]
+    words += [f"--volume={pebble.certificate}:/pebble.pem:ro"]
+    with stopping(names), stopping(pebble):
+        names.start()
+        pebble.start()
+        with engine.container(*words, TAG) as container:
+            for _ in until(60):
+                if "a certificate that holds until" in container.log():
+                    break
+            (tmp_path / "trust").mkdir()
+            (tmp_path / "trust/root.crt").write_text(pebble.root())
+            layout = write_layout(tmp_path / "layout", [make_image((100_000,))])
+            creds = f"--dest-creds=admin:{VALUES['ADMIN_PASSWORD']}"
+            name = f"docker://localhost:{https}/admin/hello:1"
+            for _ in until(30):  # until all of its workers have it
+                trust = f"--dest-cert-dir={tmp_path}/trust"
+                done = run("skopeo", "copy", trust, creds, f"oci:{layout}", name, check=False)
+                if done.returncode == 0:
+                    break
+            for _ in until(60):
+                if container.health() == "healthy":
+                    break

@@ -281,9 +281,9 @@ def context(core_settings: Settings, postgres: Postgres) -> Iterator[Context]:
         built.database.close()
 
 
-def keep(
-    context: Context, keys: Keys, number: str = "8d8d66a8-9e86-4e17-9c1c-8c1a1a6d4b7e"
-) -> None:
+def keep(context: Context, keys: Keys) -> str:
+    """Keep a certificate whose key is sealed by these; its id."""
+    number = str(uuid.uuid4())
     now = datetime.now(UTC)
     sealed = keys.seal(certificates.KEYS, number, b"a key")
     rows.keep(
