@@ -117,7 +117,6 @@ class Registry:
 
     def end(self) -> None:
         self.flush()
-        tracing.stop()
 
     def work(self, stop: Event) -> None:
         from chalicelib.jobs.kinds import KINDS

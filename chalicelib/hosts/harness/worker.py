@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import uvloop
 
-from chalicelib import logs
+from chalicelib import logs, tracing
 from chalicelib.addresses import networks
 from chalicelib.hosts.harness import log
 from chalicelib.hosts.harness.certificates import REFRESH_SECONDS, Certificates
@@ -126,12 +126,16 @@ class Worker:
         self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
         self.loop.run_until_complete(self._ended)
         log.write(self._served)
-        last = threading.Thread(target=self.functions.end, name="end", daemon=True)
+        last = threading.Thread(target=self._finish, name="end", daemon=True)
         last.start()
         last.join(FLUSH_PATIENCE)
         report()
         # Threads may hang in storage that hangs; nothing waits for them.
         os._exit(0)
+
+    def _finish(self) -> None:
+        self.functions.end()
+        tracing.stop()
 
     def forget(self, connection: Connection) -> None:
         """A connection is over."""
