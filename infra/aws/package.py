@@ -97,7 +97,7 @@ def build(architecture: str, to: Path) -> int:
         add_functions(folder)
         size = finish(folder, to / f"lambda-{architecture}.zip")
         check_libraries(folder, architecture)
-        if os.uname().machine == MACHINES[architecture]:
+        if (sys.platform, os.uname().machine) == ("linux", MACHINES[architecture]):
             seconds = min(import_seconds(folder) for _ in range(3))
             if seconds > IMPORT:
                 raise PackageError(f"importing app takes {seconds:.1f} s, and may take {IMPORT} s")
