@@ -1,5 +1,7 @@
 """The registry's image, built and run by a real engine."""
 
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,12 +11,14 @@ import pytest
 
 from tests.client import HTTPClient, begin, push_image, sha256, with_query
 from tests.conftest import need
-from tests.deploy.engines import TAG, Container, Engine
+from tests.deploy.engines import ROOT, TAG, Container, Engine
 from tests.hosts.wire import Wire
 from tests.images import layout_contents, make_bytes, make_image, write_layout
 from tests.servers import S3, Postgres, answers, free_port, run, wait_until
 
 pytestmark = pytest.mark.long
+
+DOCKERFILE = ROOT / "infra/Dockerfile"
 
 LOCKED = (
     *("--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
@@ -161,6 +165,23 @@ def test_two_containers_are_one_registry(place: Place) -> None:
         for client in (here, there):
             head = client.request("HEAD", f"/v2/container/hops/blobs/{sha256(data)}")
             assert head.headers["Content-Length"] == str(len(data))
+
+
+@pytest.mark.parametrize("processor", ["x86_64", "aarch64"])
+def test_all_packages_have_wheels_for_a_processor(processor: str, tmp_path: Path) -> None:
+    """By the Dockerfile's own base, which cannot be had here; no image of another processor is
+    built."""
+    [version] = re.findall(
+        r"^ARG BASE=python:(\d+\.\d+)-slim", DOCKERFILE.read_text(), re.MULTILINE
+    )
+    words = (sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed")
+    tags = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux_2_36")  # bookworm's
+    platforms = [f"--platform={tag}_{processor}" for tag in tags]
+    lists = [
+        f"--requirement={ROOT / name}" for name in ("requirements.txt", "requirements-harness.txt")
+    ]
+    wheels = ("--only-binary=:all:", f"--python-version={version}", f"--target={tmp_path}")
+    run(*words, *wheels, *platforms, *lists)
 
 
 def test_buildkit_builds_it_too(engine: Engine) -> None:
