@@ -173,9 +173,12 @@ def receive(event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     failed = {record["messageId"] for record in event["Records"]}
     wakes = False
     messages = [message for record in event["Records"] if (message := read(record))]
-    for counted, told in _counted(made, messages):
-        failed -= {message.id for message in counted}
-        wakes |= told or any(message.wakes for message in counted)
+    try:
+        for counted, told in _counted(made, messages):
+            failed -= {message.id for message in counted}
+            wakes |= told or any(message.wakes for message in counted)
+    finally:
+        made.database.rest()
     if wakes:
         try:
             work(min(seconds, STOP_SECONDS + WAKE_SECONDS))

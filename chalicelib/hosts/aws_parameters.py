@@ -44,8 +44,11 @@ def resolved(environment: Mapping[str, str]) -> Mapping[str, str]:
     for start in range(0, len(names), MOST):
         status, answer = _ask(names[start : start + MOST], environment)
         if 400 <= status < 500 and b"Throttling" not in answer:
-            said = answer[:500].decode(errors="replace")
-            raise SettingsError(next(iter(wanted)), f"Parameter Store refuses to tell it: {said}")
+            # Whoever asks is told of wrong settings, and this names roles and the account.
+            _log.critical("Parameter Store refuses: %s", answer[:1000].decode(errors="replace"))
+            raise SettingsError(
+                next(iter(wanted)), "cannot be read from Parameter Store; the log says why"
+            )
         if status != 200:
             raise _unavailable(f"{status} {answer[:300].decode(errors='replace')}")
         found |= {each["Name"]: each["Value"] for each in json.loads(answer)["Parameters"]}

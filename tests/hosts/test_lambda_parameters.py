@@ -1,7 +1,9 @@
 """Secrets that functions on Lambda have from Parameter Store (ministack's)."""
 
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,31 @@ def test_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, credentia
         environment = {"AWS_ENDPOINT_URL": url, "OPENREGISTRY_SECRET_KEY": "aws-ssm:/x"}
         with pytest.raises(Unavailable):
             resolved(environment | (KEYS if credentials else {}))
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A Parameter Store that does not let this role read."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = b'{"__type": "AccessDeniedException", "Message": "role/ours of 123456789012"}'
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def test_a_refusal_is_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """What wrong settings say is answered to whoever asks, and this names the account."""
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        named = {"AWS_ENDPOINT_URL": url, "OPENREGISTRY_SECRET_KEY": "aws-ssm:/x"}
+        with pytest.raises(SettingsError, match="the log says why") as it:
+            resolved(KEYS | named)
+        server.shutdown()
+    assert "123456789012" not in str(it.value)
+    assert "123456789012" in caplog.text
 
 
 def test_functions_have_their_secrets_from_there(
