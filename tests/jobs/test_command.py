@@ -15,6 +15,7 @@ from chalicelib.jobs import GiveUp, Kind
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import jobs
 from chalicelib.metadata.database import Database
+from chalicelib.settings import Settings
 from tests.hosts.wire import until
 from tests.identity.test_command import Desk
 from tests.servers import OPENREGISTRY, Postgres
@@ -47,7 +48,8 @@ def fail(place: Place) -> int:
         raise GiveUp("The receiver is gone.")
 
     jobs.add(place.database, "test", {"n": 1})
-    Worker(type("Context", (), {"database": place.database})(), [Kind("test", perform)]).drain()
+    context = type("Context", (), {"database": place.database, "settings": Settings()})()
+    Worker(context, [Kind("test", perform)]).drain()
     [dead] = jobs.page(place.database, 0, 1, state="dead")
     return dead.id
 
