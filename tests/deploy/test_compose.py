@@ -4,6 +4,7 @@ The other servers' own images cannot be had here. What stands in for them are th
 the tests' base, which are given the same commands and variables.
 """
 
+import json
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ VARIABLES = {
     "POSTGRES_IMAGE": "peers",
     "S3_IMAGE": "peers",
     "CADDY_IMAGE": "peers",
+    "PROMETHEUS_IMAGE": "peers",
 }
 
 PEERS = """
@@ -45,10 +47,13 @@ RUN useradd postgres && mkdir -p /var/lib/postgresql/data
 ENTRYPOINT ["sh", "/begin.sh"]
 """
 
-# Without a command, what the image `postgres` does.
+# What the image `postgres` does, and where there are options alone, what that of Prometheus does.
 BEGIN = """
 set -e
-[ $# = 0 ] || exec "$@"
+case "$1" in
+    --*) exec prometheus "$@" ;;
+    ?*) exec "$@" ;;
+esac
 data=/var/lib/postgresql/data
 as() { setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; }
 if [ ! -s $data/PG_VERSION ]; then
@@ -111,6 +116,7 @@ def compose(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     need("docker-compose", "docker-compose")
     need("caddy", "caddy")
     need("busybox", "busybox-static")
+    need("prometheus", "prometheus")
     need("unshare", "util-linux")
     need("ip", "iproute2")
     folder = tmp_path_factory.mktemp("compose")
@@ -126,7 +132,7 @@ def compose(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def build_peers(engine: Engine, context: Path) -> None:
-    """Make an image of Postgres, SeaweedFS and Caddy as they are on this machine."""
+    """Make an image of Postgres, SeaweedFS, Caddy and Prometheus as they are on this machine."""
     from chalicelib.metadata import embedded
 
     programs = context / "programs"
@@ -134,6 +140,7 @@ def build_peers(engine: Engine, context: Path) -> None:
     for source, name in (
         (BIN / "weed", "weed"),
         (Path("/usr/bin/caddy"), "caddy"),
+        (Path("/usr/bin/prometheus"), "prometheus"),
         (Path("/bin/busybox"), "wget"),
     ):
         shutil.copy(source, programs / name)
@@ -179,6 +186,7 @@ def test_the_system(compose: Compose, tmp_path: Path) -> None:
     push(compose, write_layout(tmp_path / "pushed", [image]), "alice/image:1")
     assert_pulled(compose, tmp_path / "pulled", image.manifest.digest)
     nobody_gets_past_the_front(compose)
+    prometheus_finds_both(compose)
     replace_each(compose, tmp_path)
 
     compose.run("down", "--timeout=30")
@@ -204,6 +212,21 @@ def nobody_gets_past_the_front(compose: Compose) -> None:
     assert published == {"80", "443"}
     hidden = compose.engine.run("network", "inspect", "--format={{.Internal}}", "test_inside")
     assert hidden.stdout.strip() == "true"
+
+
+def prometheus_finds_both(compose: Compose) -> None:
+    """By the name that both have on their network."""
+    compose.run("--profile=watch", "up", "-d", "--no-build", "prometheus")
+    url = "http://127.0.0.1:9090/api/v1/query?query=openregistry_database_up"
+
+    def found() -> bool:
+        try:
+            answer = json.loads(compose.exec("prometheus", "wget", "-q", "-O", "-", url))
+        except AssertionError:  # it is not up yet
+            return False
+        return [each["value"][1] for each in answer["data"]["result"]] == ["1", "1"]
+
+    wait_until(found, 90, lambda: compose.run("logs", "prometheus"))
 
 
 def replace_each(compose: Compose, folder: Path) -> None:
