@@ -12,9 +12,8 @@ from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.digests import Hash
 from chalicelib.fsck import Finding, objects
-from chalicelib.metadata import fsck, restoring
-from chalicelib.metadata.fsck import PAGE, Copy
-from chalicelib.metadata.restoring import Kept
+from chalicelib.metadata import fsck
+from chalicelib.metadata.fsck import Copy
 from chalicelib.storage import NoSuchObject, StorageError
 
 AT_ONCE = 4
@@ -40,14 +39,14 @@ class Pace:
 
 def read_all(
     context: Context, after: bytes, pace: Pace, *, repair: bool
-) -> Iterator[tuple[Kept, Finding | None]]:
+) -> Iterator[tuple[Copy, Finding | None]]:
     """Each blob after a digest that is not missing, once it was read, and what is wrong with it.
     Raises ``StorageError``."""
-    running: deque[tuple[Kept, Future[Finding | None]]] = deque()
+    running: deque[tuple[Copy, Future[Finding | None]]] = deque()
     with ThreadPoolExecutor(AT_ONCE, "fsck") as pool:
         try:
-            for blob in _blobs(context, after):
-                running.append((blob, pool.submit(_read, context, blob, pace, repair)))
+            for row in fsck.there(context.database, context.store.name, after):
+                running.append((row, pool.submit(_read, context, row, pace, repair)))
                 if len(running) > 2 * AT_ONCE:
                     done, future = running.popleft()
                     yield done, future.result()
@@ -57,14 +56,7 @@ def read_all(
             pool.shutdown(cancel_futures=True)
 
 
-def _blobs(context: Context, after: bytes) -> Iterator[Kept]:
-    while batch := restoring.kept(context.database, context.store.name, after, PAGE):
-        yield from (blob for blob in batch if not blob.missing)
-        after = batch[-1].digest
-
-
-def _read(context: Context, blob: Kept, pace: Pace, repair: bool) -> Finding | None:
-    row = Copy(blob.key, blob.digest, blob.size, blob.missing)
+def _read(context: Context, row: Copy, pace: Pace, repair: bool) -> Finding | None:
     try:
         # A second time, since what reads and carries bytes errs too.
         if _matches(context, row, pace) or _matches(context, row, pace):

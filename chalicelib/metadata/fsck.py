@@ -10,6 +10,9 @@ PAGE = 1000
 _MANIFESTS = 16
 """Manifests of a page: some have megabytes."""
 
+# LIMIT stands within: where Postgres knows no figures of its tables, or old ones, it would rather
+# join all of them, for every page.
+
 
 class Copy(NamedTuple):
     """Where a store is to have a blob of ``size`` bytes, and whether a read found no object
@@ -55,16 +58,41 @@ class Stuck(NamedTuple):
 def copies(database: Database, store: str) -> Iterator[Copy]:
     """All copies of a store, in the order of their keys."""
     after = ""
+    # Without `store = …`, of which Postgres would guess that it leaves few rows, to be sorted.
     while rows := database.run(
-        "SELECT key, digest, size, missing FROM blob_copies JOIN blobs USING (digest)"
-        " WHERE store = :store AND key > :after ORDER BY key LIMIT :count",
+        "SELECT store, key, c.digest, size, missing FROM ("
+        "SELECT store, key, digest, missing FROM blob_copies"
+        " WHERE (store, key) > (:store, :after) ORDER BY store, key LIMIT :count) c"
+        " CROSS JOIN LATERAL (SELECT size FROM blobs b WHERE b.digest = c.digest LIMIT 1) b"
+        " ORDER BY store, key",
         store=store,
         after=after,
         count=PAGE,
     ):
-        for key, digest, size, missing in rows:
+        for place, key, digest, size, missing in rows:
+            if place != store:
+                return
             yield Copy(key, bytes(digest), size, missing)
-        after = rows[-1][0]
+        after = rows[-1][1]
+
+
+def there(database: Database, store: str, after: bytes) -> Iterator[Copy]:
+    """All copies of a store that are not missing, in the order of their digests after one."""
+    place = store
+    while rows := database.run(
+        "SELECT store, key, c.digest, size, missing FROM ("
+        "SELECT store, key, digest, missing FROM blob_copies"
+        " WHERE (digest, store) > (:after, :place) ORDER BY digest, store LIMIT :count) c"
+        " CROSS JOIN LATERAL (SELECT size FROM blobs b WHERE b.digest = c.digest LIMIT 1) b"
+        " ORDER BY digest, store",
+        after=after,
+        place=place,
+        count=PAGE,
+    ):
+        for place, key, digest, size, missing in rows:
+            after = bytes(digest)
+            if place == store and not missing:
+                yield Copy(key, after, size, missing)
 
 
 def copy(runner: Runner, digest: bytes, store: str) -> Copy | None:
@@ -83,9 +111,10 @@ def uncopied(database: Database, store: str) -> Iterator[tuple[bytes, int]]:
     after = b""
     # Pages of all blobs: to look for the next thousand without a copy would take as long as all.
     while rows := database.run(
-        "SELECT digest, size, EXISTS (SELECT FROM blob_copies c"
-        " WHERE c.digest = b.digest AND c.store = :store) FROM blobs b"
-        " WHERE digest > :after ORDER BY digest LIMIT :count",
+        "SELECT b.digest, size, c.digest IS NOT NULL FROM (SELECT digest, size FROM blobs"
+        " WHERE digest > :after ORDER BY digest LIMIT :count) b"
+        " LEFT JOIN LATERAL (SELECT c.digest FROM blob_copies c"
+        " WHERE c.digest = b.digest AND c.store = :store LIMIT 1) c ON true ORDER BY b.digest",
         store=store,
         after=after,
         count=PAGE,
@@ -141,7 +170,7 @@ _MANIFEST = (
     " WHERE l.repository_id = f.repository_id AND l.digest = f.digest) END))"
     " FROM manifest_references f"
     " WHERE f.repository_id = m.repository_id AND f.manifest = m.digest)"
-    " FROM manifests m JOIN repositories r ON r.id = m.repository_id"
+    " FROM {manifests} m JOIN repositories r ON r.id = m.repository_id"
 )
 
 
@@ -149,8 +178,12 @@ def manifests(database: Database) -> Iterator[Manifest]:
     """All manifests, in the order of repositories and digests."""
     repository_id, digest = 0, b""
     while rows := database.run(
-        f"{_MANIFEST} WHERE (m.repository_id, m.digest) > (:repository, :digest)"
-        " ORDER BY m.repository_id, m.digest LIMIT :count",
+        _MANIFEST.format(
+            manifests="(SELECT * FROM manifests"
+            " WHERE (repository_id, digest) > (:repository, :digest)"
+            " ORDER BY repository_id, digest LIMIT :count)"
+        )
+        + " ORDER BY m.repository_id, m.digest",
         repository=repository_id,
         digest=digest,
         count=_MANIFESTS,
@@ -168,7 +201,8 @@ def count_manifests(runner: Runner) -> int:
 def manifest(runner: Runner, repository_id: int, digest: bytes) -> Manifest | None:
     """A manifest as it is now."""
     rows = runner.run(
-        f"{_MANIFEST} WHERE m.repository_id = :repository AND m.digest = :digest",
+        _MANIFEST.format(manifests="manifests")
+        + " WHERE m.repository_id = :repository AND m.digest = :digest",
         repository=repository_id,
         digest=digest,
     )

@@ -593,7 +593,7 @@ def test_command(running: Registry, tmp_path: Path) -> None:
     client = HTTPClient(running.host)
     push_image(client, NAME, IMAGE, "latest")
     done = command(running, "--digests")
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing is wrong"), done.stderr
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing is wrong"), done.stdout
     assert "read: 3 objects" in done.stdout
 
     folder = running.data_dir / "blobs"
