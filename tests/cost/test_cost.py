@@ -102,4 +102,5 @@ def test_pushes_and_pulls_take_what_the_figures_say(inputs: Inputs) -> None:
         assert {name: measured[kind][name] for name in COUNTED} == {
             name: known[name] for name in COUNTED
         }
-        assert measured[kind]["round_trips"] == pytest.approx(known["round_trips"], rel=0.15)
+        # How many processes connect anew, and ask for the access epoch, depends on the moment.
+        assert measured[kind]["round_trips"] == pytest.approx(known["round_trips"], rel=0.4)
