@@ -84,6 +84,7 @@ CLIENTS = (
     Client(
         "pebble-challtestsrv", "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv", "pebble"
     ),
+    Client("compose-config", ".", "compose"),
     Client("crane", "github.com/google/go-containerregistry/cmd/crane"),
     Client("oras", "oras.land/oras/cmd/oras"),
     Client("regctl", "github.com/regclient/regclient/cmd/regctl"),

@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.clients.programs import built
 from tests.conftest import need
 from tests.deploy.engines import ROOT, TAG, Engine
 from tests.images import layout_contents, make_image, write_layout
 from tests.servers import BIN, DOCKER, run, wait_until
 
 FILE = ROOT / "infra/compose/compose.yaml"
+LOGS = ROOT / "infra/compose/logs.yaml"
 PASSWORD = "correct horse battery staple"
 
 VARIABLES = {
@@ -266,22 +268,52 @@ def replace_each(compose: Compose, folder: Path) -> None:
 
 
 def test_each_image_can_be_another_and_each_service_is_limited() -> None:
-    services = yaml.safe_load(FILE.read_text())["services"]
+    files = [yaml.safe_load(file.read_text())["services"] for file in (FILE, LOGS)]
+    services = files[0] | {"fluent-bit": files[1]["fluent-bit"]}
     for name, service in services.items():
-        assert re.fullmatch(r"\$\{[A-Z0-9]+_IMAGE:-[a-z/-]+(:[\w.-]+)?\}", service["image"]), name
+        assert re.fullmatch(r"\$\{[A-Z0-9_]+_IMAGE:-[a-z/-]+(:[\w.-]+)?\}", service["image"]), name
         assert "mem_limit" in service, name
         assert service["restart"] == "unless-stopped", name
 
 
+NAMES = ("PUBLIC_URL", "POSTGRES_PASSWORD", "S3_SECRET_KEY", "SECRET_KEY")
+"""What .env must say."""
+
+
+def write_variables(path: Path) -> Path:
+    path.write_text("".join(f"{name}={VARIABLES[name]}\n" for name in NAMES))
+    return path
+
+
 def test_docker_compose_takes_the_file(tmp_path: Path) -> None:
     need("docker-compose", "docker-compose")
-    names = ("PUBLIC_URL", "POSTGRES_PASSWORD", "S3_SECRET_KEY", "SECRET_KEY")
-    variables = tmp_path / "env"
-    variables.write_text("".join(f"{name}={VARIABLES[name]}\n" for name in names))
-    words = ("docker-compose", "-f", FILE, "--env-file", variables, "config")
+    variables = write_variables(tmp_path / "env")
+    words = ("docker-compose", "--env-file", variables, "-f", FILE, "-f", LOGS, "config")
     services = yaml.safe_load(run(*words).stdout)["services"]
     assert services["registry-a"]["environment"]["OPENREGISTRY_PUBLIC_URL"] == "https://localhost"
+    assert services["registry-b"]["logging"]["driver"] == "fluentd"
     variables.write_text("")
     refusal = run(*words, check=False)
+    assert refusal.returncode != 0
+    assert "like https://registry.example.org" in refusal.stdout
+
+
+@pytest.mark.long
+def test_version_2_takes_the_file(tmp_path: Path) -> None:
+    """Read by the library of Docker Compose 2, the same comes of it."""
+    variables = write_variables(tmp_path / "env")
+    program = built("compose-config")
+    project = yaml.safe_load(run(program, variables, "ipfs,watch", FILE, LOGS).stdout)
+    services = project["services"]
+    every = yaml.safe_load(FILE.read_text())["services"].keys()
+    assert services.keys() == every | yaml.safe_load(LOGS.read_text())["services"].keys()
+    assert services["registry-b"]["environment"]["OPENREGISTRY_DATABASE_URL"] == (
+        "postgresql://registry:of-postgres-in-a-test@postgres/registry"
+    )
+    assert services["registry-b"]["logging"]["driver"] == "fluentd"
+    assert services["registry-a"]["depends_on"].keys() == {"postgres", "s3", "fluent-bit"}
+    assert services["front"]["environment"]["SITE"] == "https://localhost"
+    variables.write_text("")
+    refusal = run(program, variables, "", FILE, check=False)
     assert refusal.returncode != 0
     assert "like https://registry.example.org" in refusal.stdout
