@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,38 @@ def test_each_function_may_do_what_it_does(template: Any) -> None:
         for action, resource in role(template, function).items():
             # What AWS lets nobody narrow down: the network interfaces of functions in a VPC.
             assert (resource == "*") == action.startswith("ec2:"), action
+
+
+ALLOWED_BY = {
+    "abort_multipart_upload": "s3:AbortMultipartUpload",
+    "complete_multipart_upload": "s3:PutObject",
+    "create_multipart_upload": "s3:PutObject",
+    "delete_object": "s3:DeleteObject",
+    "get_object": "s3:GetObject",
+    "head_bucket": "s3:ListBucket",
+    "head_object": "s3:GetObject",
+    "list_multipart_uploads": "s3:ListBucketMultipartUploads",
+    "list_objects_v2": "s3:ListBucket",
+    "list_parts": "s3:ListMultipartUploadParts",
+    "put_object": "s3:PutObject",
+    "upload_part": "s3:PutObject",
+}
+"""What allows operations (AWS, "Actions, resources, and condition keys for Amazon S3")."""
+
+
+def test_functions_may_do_with_the_bucket_what_the_code_asks_of_it(template: Any) -> None:
+    """Neither ministack nor SeaweedFS asks for permissions."""
+    code = [path.read_text() for path in (packages.ROOT / "chalicelib/storage").glob("*.py")]
+    asked = set(re.findall(r"\bclient\.s3\.(\w+)|\bself\.s3\.(\w+)\(", "".join(code)))
+    operations = {first or second for first, second in asked} - {"generate_presigned_url"}
+    needed = {ALLOWED_BY[operation] for operation in operations}
+    for function in ("APIHandler", "Work", "Messages"):
+        allowed = role(template, function)
+        assert {action for action in allowed if action.startswith("s3:")} == needed
+        for action in needed:
+            # AWS has rights to objects and rights to the bucket, and takes neither for the other.
+            objects = allowed[action]["Fn::Sub"][0].endswith("/*")
+            assert objects == ("Bucket" not in action), action
 
 
 def test_the_authorizer_knows_no_more_than_keys(template: Any) -> None:
