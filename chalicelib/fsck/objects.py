@@ -21,6 +21,7 @@ from chalicelib.resolvers.placing import Corrupt
 from chalicelib.storage import made_here, new_key
 
 _ASKED_AT_ONCE = 16
+_MARKED_WITHIN, _LOOKED_EVERY = 3.0, 0.5  # seconds
 _TOLD = 3
 """Repositories that are named of those that a lost blob is in."""
 
@@ -37,29 +38,48 @@ class Object(NamedTuple):
 def admit(context: Context, *, repair: bool) -> Iterator[Finding]:
     """Whether the store is this database's. Raises ``Refused`` where something was to be repaired
     and it may be another one's."""
-    own = orphan_rows.find_marker(context.database)
+    doubt = _doubt(context)
+    end = time.monotonic() + _MARKED_WITHIN
+    # A sweep writes its number into Postgres, and marks the store a moment later.
+    while doubt is not None and time.monotonic() < end:
+        time.sleep(_LOOKED_EVERY)
+        doubt = _doubt(context)
+    if doubt is None:
+        return
+    if doubt.foreign and repair:
+        raise Refused(f"{doubt.sentence} Nothing was repaired.")
+    yield Finding("store", doubt.sentence)
+
+
+class _Doubt(NamedTuple):
+    """What speaks against a store; ``foreign``: it may be another database's."""
+
+    sentence: str
+    foreign: bool = True
+
+
+def _doubt(context: Context) -> _Doubt | None:
+    # In this order: a marker's number is in Postgres before.
     found = orphans.markers(context.store)
-    sentence = ""
+    own = orphan_rows.find_marker(context.database)
     for marker in found:
         if own is None or marker.database != own.database:
-            sentence = (
+            return _Doubt(
                 f"The store belongs to another database, {marker.database}: this one is"
                 f" {own.database if own else 'new'}."
             )
-    if own is not None and not found:
-        sentence = "The store has no marker of this database: is it another one, or not mounted?"
-    if sentence and repair:
-        raise Refused(f"{sentence} Nothing was repaired.")
-    if sentence:
-        yield Finding("store", sentence)
-    highest = max((marker.number for marker in found), default=0)
-    if own is not None and not sentence and highest > own.number:
-        yield Finding(
-            "store",
+    if own is None:
+        return None
+    if not found:
+        return _Doubt("The store has no marker of this database: is it another, or not mounted?")
+    if max(marker.number for marker in found) > own.number:
+        return _Doubt(
             "The database was restored from a backup: the store is of a later time. What was pushed"
             " since then has no rows, and what was collected since then has no objects. Once all is"
             " well, `openregistry sweep --force` goes on from this state.",
+            foreign=False,
         )
+    return None
 
 
 def compare(context: Context, *, repair: bool, tell: Tell) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from chalicelib.jobs import orphans
 from chalicelib.jobs.kinds import KINDS
 from chalicelib.jobs.worker import Worker
 from chalicelib.metadata import blobs, fsck
+from chalicelib.metadata import orphans as orphan_rows
 from chalicelib.metadata.database import Database
 from chalicelib.storage import ObjectStore, StorageError, new_key
 from tests.client import CoreClient, HTTPClient, begin, push_blob, push_image, push_manifest
@@ -341,7 +342,27 @@ def test_a_manifest_that_is_incomplete(
 # Whose store it is
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sweep is waited for that may be under way."""
+    monkeypatch.setattr(objects, "_MARKED_WITHIN", 0.0)
+
+
 @in_a_folder
+def test_a_sweep_that_begins(context: Context, client: CoreClient) -> None:
+    """It writes its number down, and then marks the store."""
+    push_all(client)
+    begun = context.database.transaction(
+        lambda transaction: orphan_rows.begin(transaction, 0, forget=False)
+    )
+    marking = threading.Timer(0.7, orphans._mark, (context.store, begun))
+    marking.start()
+    assert list(objects.admit(context, repair=True)) == []
+    marking.join()
+
+
+@in_a_folder
+@pytest.mark.usefixtures("at_once")
 def test_the_store_of_another_database(
     context: Context, client: CoreClient, rows: Database
 ) -> None:
@@ -354,6 +375,7 @@ def test_the_store_of_another_database(
 
 
 @in_a_folder
+@pytest.mark.usefixtures("at_once")
 def test_a_store_that_is_not_mounted(context: Context, client: CoreClient, tmp_path: Path) -> None:
     push_all(client)
     orphans.run(context, dry_run=False, force=False)
@@ -364,6 +386,7 @@ def test_a_store_that_is_not_mounted(context: Context, client: CoreClient, tmp_p
 
 
 @in_a_folder
+@pytest.mark.usefixtures("at_once")
 def test_a_database_that_was_restored(context: Context, client: CoreClient, rows: Database) -> None:
     push_all(client)
     orphans.run(context, dry_run=False, force=False)
