@@ -171,6 +171,19 @@ def test_a_job_that_hangs_keeps_nothing_from_ending(
     assert "stopped" not in working.events()
 
 
+def test_a_job_that_goes_on_keeps_no_client_waiting(working: Program) -> None:
+    """Once workers let nobody in, the kernel must not either: who is connected waits in vain."""
+    (working.directory / "hangs").touch()
+    os.kill(jobs_process(working), signal.SIGKILL)
+    pid = jobs_process(working, 2)
+    working.signal(signal.SIGTERM)
+    for _ in until():
+        if working.workers() == [pid]:
+            break
+    with pytest.raises(ConnectionRefusedError):
+        Wire(working.port)
+
+
 # The end.
 
 

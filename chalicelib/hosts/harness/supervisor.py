@@ -135,6 +135,9 @@ class Supervisor:
             self._selector.close()
             for ours in self._workers:
                 ours.close()
+            if index >= self._count:
+                # As long as anybody has them, the kernel lets clients in, whom nobody answers.
+                self._close_entrances()
             tracing.start()
             if index < self._count:
                 worker = Worker(self._entrances, self._settings, self._loads, index)
@@ -176,13 +179,16 @@ class Supervisor:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
-            for entrance in self._entrances:
-                entrance.listener.close()
+            self._close_entrances()
             seconds = self._settings.shutdown_delay + self._settings.shutdown_timeout
             self._kill_at = time.monotonic() + seconds + GRACE_SECONDS
             self._signal_workers(signal.SIGTERM)
         else:
             self._signal_workers(signal.SIGKILL)
+
+    def _close_entrances(self) -> None:
+        for entrance in self._entrances:
+            entrance.listener.close()
 
     def _signal_workers(self, number: signal.Signals) -> None:
         """Send it to all, but SIGTERM to the exporter only once it is alone: it tells of the others
