@@ -93,9 +93,15 @@ def start() -> None:
     named = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in named:
         attributes["service.name"] = logs.SERVICE
-    _provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    _tracer = _provider.get_tracer("openregistry", __version__)
+    try:
+        provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        # What only tells of the registry does not stop it.
+        _log.error("there are no traces, since a variable of OpenTelemetry's is wrong: %s", error)
+        return
+    _provider = provider
+    _tracer = provider.get_tracer("openregistry", __version__)
 
 
 def stop() -> None:

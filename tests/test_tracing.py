@@ -365,6 +365,24 @@ def test_without_a_receiver_there_are_no_spans() -> None:
     tracing.answered(None, "GET", "", 200, "")
 
 
+@pytest.mark.parametrize("name", ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"])
+def test_a_wrong_variable_costs_the_traces_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    collector: Collector,
+    name: str,
+) -> None:
+    """Every process that the harness forks reads them, and would end and be replaced for ever."""
+    for each, value in {**collector.environment, name: "-1"}.items():
+        monkeypatch.setenv(each, value)
+    tracing.start()
+    try:
+        assert "there are no traces" in caplog.text
+        assert tracing.request(Request("GET", "/v2/", headers=Headers({}))) is None
+    finally:
+        tracing.stop()
+
+
 def test_another_protocol_is_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, collector: Collector
 ) -> None:
