@@ -65,3 +65,7 @@ class Ministack(Server, Cloud):
 
     def ready(self) -> bool:
         return answers(f"{self.endpoint}/_ministack/health")
+
+    def stop(self, within: float = 5) -> None:
+        """It waits for functions that nobody waits for any more."""
+        super().stop(within)
