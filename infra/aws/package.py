@@ -95,14 +95,16 @@ def build(architecture: str, to: Path) -> int:
         folder.mkdir()
         _install(architecture, folder)
         add_functions(folder)
-        size = finish(folder, to / f"lambda-{architecture}.zip")
+        package = Path(temporary, "package.zip")
+        size = finish(folder, package)
         check_libraries(folder, architecture)
         if (sys.platform, os.uname().machine) == ("linux", MACHINES[architecture]):
             seconds = min(import_seconds(folder) for _ in range(3))
             if seconds > IMPORT:
                 raise PackageError(f"importing app takes {seconds:.1f} s, and may take {IMPORT} s")
-    if size > SIZE:
-        raise PackageError(f"{size} bytes when unpacked, and {SIZE} are allowed")
+        if size > SIZE:
+            raise PackageError(f"{size} bytes when unpacked, and {SIZE} are allowed")
+        _place(package, to / f"lambda-{architecture}.zip")
     (to / f"stack-{architecture}.yaml").write_text(_written(template(architecture)))
     return size
 
@@ -205,6 +207,13 @@ def import_seconds(folder: Path) -> float:
 
 def _written(stack: Any) -> str:
     return yaml.safe_dump(stack, sort_keys=False, allow_unicode=True)
+
+
+def _place(package: Path, place: Path) -> None:
+    """Put a package where it belongs, all at once."""
+    beside = place.with_suffix(".new")
+    shutil.copyfile(package, beside)
+    beside.replace(place)
 
 
 def _install(architecture: str, folder: Path) -> None:

@@ -211,6 +211,15 @@ def test_messages_for_triggers_need_no_credentials(stranger: HTTPClient) -> None
     assert (answer.status, answer.code) == (404, "NOT_FOUND")
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("GET", "/nothing"), ("PUT", "/token")])
+def test_what_is_not_there_asks_for_no_credentials(
+    stranger: HTTPClient, method: str, path: str
+) -> None:
+    """API Gateway itself says 403 and "Missing Authentication Token"."""
+    answer = stranger.request(method, path)
+    assert (answer.status, answer.code) == (404, "NOT_FOUND"), answer
+
+
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
 def test_whoever_logs_in_is_welcome(client: LoggedIn, path: str) -> None:
     assert client.request("GET", path).status == 200

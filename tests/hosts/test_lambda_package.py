@@ -309,6 +309,17 @@ def test_too_large_a_body_is_told_what_to_do(template: Any) -> None:
     assert "OPENREGISTRY_UPLOAD_URL" in error["message"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["INTEGRATION_FAILURE", "AUTHORIZER_FAILURE", "AUTHORIZER_CONFIGURATION_ERROR"]
+)
+def test_who_finds_no_function_free_is_to_come_again(template: Any, kind: str) -> None:
+    answer = definition(template)["x-amazon-apigateway-gateway-responses"][kind]
+    assert answer["statusCode"] == "503"
+    assert answer["responseParameters"] == {"gatewayresponse.header.Retry-After": "'2'"}
+    [error] = json.loads(answer["responseTemplates"]["application/json"])["errors"]
+    assert error["code"] == "UNAVAILABLE"
+
+
 def test_every_setting_is_one(template: Any) -> None:
     from chalicelib.settings import strangers
 
@@ -330,6 +341,20 @@ def test_a_library_that_lambda_is_too_old_for_is_refused(tmp_path: Path) -> None
     (tmp_path / "new.so").write_bytes(head + b"GLIBC_2.14 GLIBC_2.99")
     with pytest.raises(packages.PackageError, match=r"new\.so wants glibc 2\.99"):
         packages.check_libraries(tmp_path, "x86_64")
+
+
+def test_a_package_that_is_refused_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one half made: whoever takes what is in dist/ takes what has passed."""
+
+    def install(architecture: str, folder: Path) -> None:
+        (folder / "new.so").write_bytes(b"\x7fELF".ljust(18) + (62).to_bytes(2, "little"))
+
+    monkeypatch.setattr(packages, "_install", install)
+    with pytest.raises(packages.PackageError, match=r"new\.so is not for arm64"):
+        packages.build("arm64", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
