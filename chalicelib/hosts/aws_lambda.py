@@ -83,11 +83,10 @@ def answer(event: Mapping[str, Any]) -> Answer:
         answer, subject = _answered(request)
         answer.headers["X-Request-Id"] = identity
         query = f"?{request.query.raw}" if request.query.raw else ""
-        aws_log.answered(
-            request, event["path"] + query, answer.status_code, len(answer.body), subject,
-            time.monotonic() - begun,
-        )  # fmt: skip
         seconds = time.monotonic() - begun
+        aws_log.answered(
+            request, event["path"] + query, answer.status_code, len(answer.body), subject, seconds
+        )
         requests.count(request.method, request.path, "", answer.status_code, seconds)
     return answer
 
@@ -241,10 +240,11 @@ def _answered(request: Request) -> tuple[Answer, str]:
         made = context()
         try:
             response = _answer(made, request)
+            made.pulls.flush()
+            return Answer(response), response.subject
         finally:
+            # At last: a pull is counted by the database where there is no queue.
             made.database.rest()
-        made.pulls.flush()
-        return Answer(response), response.subject
     except RegistryError as error:
         failure = error
     except Exception:

@@ -13,7 +13,7 @@ from tests.client import Answer, Body, HTTPClient, push_image
 from tests.hosts.lambda_registry import LambdaRegistry, LoggedIn, migrated
 from tests.images import make_image
 from tests.metadata.test_connection import PgBouncer
-from tests.servers import S3, Postgres, stopping
+from tests.servers import S3, Postgres, stopping, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -58,7 +58,7 @@ def server(directory: Path) -> Iterator[Small]:
 
 
 def test_more_functions_than_connections(server: Small, s3_server: S3, tmp_path: Path) -> None:
-    statuses = pushed(migrated(server.new_database()), s3_server, tmp_path)
+    statuses = pushed(server, migrated(server.new_database()), s3_server, tmp_path)
     # Without processes that give connections back it was every sixth.
     assert statuses[503] < statuses.total() / 30, statuses
 
@@ -72,13 +72,17 @@ def test_a_pooler_serves_them_all(
     with stopping(pooler):
         pooler.start()
         url = pooler.url.removesuffix("postgres") + database_url.rpartition("/")[2]
-        statuses = pushed(url, s3_server, tmp_path, OPENREGISTRY_DATABASE_PREPARE="false")
+        more = {"OPENREGISTRY_DATABASE_PREPARE": "false"}
+        statuses = pushed(server, url, s3_server, tmp_path, **more)
     assert statuses[503] == 0, statuses
 
 
-def pushed(database_url: str, s3_server: S3, tmp_path: Path, **more: str) -> Counter[int]:
+def pushed(
+    server: Small, database_url: str, s3_server: S3, tmp_path: Path, **more: str
+) -> Counter[int]:
     """Have as many clients as functions push and pull for a while; give the answers by status.
-    Whatever was pushed can be pulled."""
+    Whatever was pushed can be pulled, and functions that stand still keep no connection that is
+    scarce."""
     settings = {
         "OPENREGISTRY_DATABASE_URL": database_url,
         "OPENREGISTRY_STORAGE_URL": s3_server.new_storage_url(),
@@ -104,4 +108,17 @@ def pushed(database_url: str, s3_server: S3, tmp_path: Path, **more: str) -> Cou
 
         with ThreadPoolExecutor(PROCESSES) as threads:
             list(threads.map(use, range(PROCESSES)))
+        wait_until(
+            lambda: held(server) * 4 <= CONNECTIONS * 3, 5, lambda: f"{held(server)} to be fewer"
+        )
         return sum((client.statuses for client in clients), Counter())
+
+
+def held(server: Small) -> int:
+    """How many connections the server has, but for the one that asks."""
+    [[count]] = server.query(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    assert isinstance(count, int)
+    return count
