@@ -125,6 +125,12 @@ def test_statuses_without_a_body(wire: Wire, status: int) -> None:
     assert wire.get("/a").json()["path"] == "/a"
 
 
+def test_a_status_of_no_class_is_passed_on(wire: Wire) -> None:
+    """As a proxy's functions may have it of another registry."""
+    assert wire.get("/status?status=799").status == 799
+    assert wire.get("/a").json()["path"] == "/a"
+
+
 def test_an_answer_without_bytes_says_so(wire: Wire) -> None:
     assert wire.get("/status?status=202")["content-length"] == "0"
 
