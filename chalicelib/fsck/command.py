@@ -150,14 +150,20 @@ def _findings(
     from chalicelib.fsck import manifests, objects, uploads
 
     repair = options.repair
+    told = set()
     yield from objects.admit(context, repair=repair)
     if not reading.after:
-        yield from objects.compare(context, repair=repair, tell=tell)
+        for finding in objects.compare(context, repair=repair, tell=tell):
+            told.add(finding.key)
+            yield finding
         yield from objects.compare_staged(context)
         yield from manifests.check(context, repair=repair, tell=tell)
         yield from uploads.check(context, repair=repair)
     if options.digests:
-        yield from _read(context, options, reading, tell)
+        # An object of which it was told already cannot be read either.
+        for finding in _read(context, options, reading, tell):
+            if finding.key not in told:
+                yield finding
 
 
 def _read(
