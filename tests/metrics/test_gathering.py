@@ -1,11 +1,13 @@
 """Counting in memory: nothing is lost or counted twice, whoever counts and however it is sent."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from chalicelib import metrics
+from chalicelib.hosts.harness import reports
 from chalicelib.hosts.harness.reports import Channel, Reporter
 from chalicelib.metrics import Counter, Gauge, Histogram, catalogue
 from chalicelib.metrics.gathering import Added, Gathered
@@ -139,3 +141,29 @@ def test_a_reader_that_is_behind_costs_nothing_but_time() -> None:
     finally:
         metrics.record(None)
     assert total.counters["counted_total", ("a",)] == 1000
+
+
+def test_a_measurement_that_fails_is_told_and_made_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a process would never be heard of again."""
+    failures = iter([RuntimeError("the set changed"), None])
+
+    def measure() -> None:
+        if error := next(failures, None):
+            raise error
+
+    reported = threading.Event()
+
+    def deliver(_process: str, _added: Added) -> bool:
+        reported.set()
+        return True
+
+    monkeypatch.setattr(metrics, "_samplers", [measure])
+    monkeypatch.setattr(reports, "REPORT_SECONDS", 0.01)
+    try:
+        Reporter("worker-0", deliver).start()
+        assert reported.wait(5)
+    finally:
+        metrics.record(None)
+    assert "the set changed" in caplog.text

@@ -1,6 +1,7 @@
 """What the processes of one host tell the one that Prometheus asks."""
 
 import json
+import logging
 import os
 import resource
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 from chalicelib import metrics
 from chalicelib.metrics import catalogue
 from chalicelib.metrics.gathering import Added, Distribution, Gathered
+
+_log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
 """How often a process tells what it has counted."""
@@ -49,7 +52,10 @@ class Reporter:
 
     def _run(self) -> None:
         while True:
-            self.report()
+            try:
+                self.report()
+            except Exception:
+                _log.exception("metrics of %s are missing", self._process)
             time.sleep(REPORT_SECONDS)
 
 
