@@ -67,7 +67,9 @@ def main() -> None:
     for name in [name for name in os.environ if name.startswith("OPENREGISTRY_")]:
         del os.environ[name]  # those of another registry
     warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")  # by the embedded Postgres
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGHUP: its terminal was closed. SIGINT: a shell has what is in the background ignore it.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with ExitStack() as stack:
             _start(stack, options.port)

@@ -318,9 +318,10 @@ class Command(Server):
         return "Ctrl-C" in self.output() and answers(f"http://{self.host}/ready")
 
 
-def test_the_command(directory: Path) -> None:
-    """It serves, tells who may log in, and leaves nothing when it is ended."""
-    command = Command(directory / "command")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGHUP])
+def test_the_command(directory: Path, ending: signal.Signals) -> None:
+    """It serves, tells who may log in, and leaves nothing when it is ended, or its terminal is."""
+    command = Command(directory / f"command-{ending.name}")
     with stopping(command):
         command.start(within=200)
         told = command.output()
@@ -331,7 +332,7 @@ def test_the_command(directory: Path) -> None:
         push_image(LoggedIn(host, name, password), "hello/app", make_image((10,), "command"), "1")
         [settings] = re.findall(r"set -a; \. (\S+);", told)
         assert Path(settings).exists()
-        command.signal(signal.SIGINT)
+        command.signal(ending)
         wait_until(lambda: not command.alive(), 60, command.story)
         assert command.output().endswith("ended\n")
     assert list(command.directory.iterdir()) == [command.log]
