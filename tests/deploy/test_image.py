@@ -189,3 +189,14 @@ def test_buildkit_builds_it_too(engine: Engine) -> None:
     assert "naming to docker.io/library/openregistry:buildkit" in output
     words = ("run", "--rm", "--network=none", "openregistry:buildkit", "--version")
     assert engine.run(*words).stdout == "openregistry 0.1.0\n"
+    # What was built twice is the same to the byte.
+    assert files_of(engine, "openregistry:buildkit") ^ files_of(engine, TAG) == set()
+
+
+def files_of(engine: Engine, tag: str) -> set[str]:
+    """Every file that the build makes, with its hash."""
+    hashes = "find /opt/openregistry -type f -exec sha256sum {} +"
+    words = ("run", "--rm", "--network=none", "--entrypoint=sh", tag, "-c", hashes)
+    lines = set(engine.run(*words).stdout.splitlines())
+    assert len(lines) > 1000
+    return lines
