@@ -44,7 +44,7 @@ VALUES = {
     "BACKUP_PASSPHRASE": "0123456789abcdef",
     "MAIL_URL": "",
     "ADMIN_EMAIL": "admin@example.org",
-    "ADMIN_PASSWORD": "correct horse battery staple",
+    "ADMIN_PASSWORD": "correct horse: battery #staple",  # YAML has a meaning for these
 }
 
 
