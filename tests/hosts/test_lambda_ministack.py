@@ -318,7 +318,7 @@ class Command(Server):
         return "Ctrl-C" in self.output() and answers(f"http://{self.host}/ready")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGHUP], ids=lambda each: each.name)
 def test_the_command(directory: Path, ending: signal.Signals) -> None:
     """It serves, tells who may log in, and leaves nothing when it is ended, or its terminal is."""
     command = Command(directory / f"command-{ending.name}")
