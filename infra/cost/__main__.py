@@ -4,8 +4,9 @@ With --measure what a push and a pull take is measured anew before, and written 
 """
 
 import argparse
+import signal
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from infra.cost.model import (
@@ -47,17 +48,40 @@ SHOWN = {
 }
 
 
+USERS = (100, 10_000)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="make cost", description=__doc__)
     parser.add_argument("--measure", action="store_true", help="measure anew; takes some minutes")
+    parser.add_argument(
+        "--users",
+        type=_positive,
+        nargs="+",
+        default=USERS,
+        metavar="N",
+        help="active users in a month; a table for each number",
+    )
     options = parser.parse_args()
+    most = max(each["users"] for each in Inputs.read().given["aws"]["database"])
+    if max(options.users) > most:
+        parser.error(f"inputs.toml knows a Postgres for {most:,} users at most: add one there")
+    # What was started to be measured ends with it, also when its terminal is closed.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if options.measure:
         from infra.cost.measure import measure
 
         warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")  # by the embedded Postgres
         write(measure(Inputs.read().image))
-    print(told(Inputs.read()))
+    print(told(Inputs.read(), options.users))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of users")
+    return int(text)
 
 
 def write(figures: Figures) -> None:
@@ -71,10 +95,10 @@ def write(figures: Figures) -> None:
     FIGURES.write_text("\n".join(lines) + "\n")
 
 
-def told(inputs: Inputs) -> str:
+def told(inputs: Inputs, users: Sequence[int] = USERS) -> str:
     """All tables, as Markdown."""
     parts = [_measured(inputs), _idle(inputs)]
-    parts += [_table(Month(inputs, users)) for users in (100, 10_000)]
+    parts += [_table(Month(inputs, count)) for count in users]
     return "\n\n".join(parts)
 
 

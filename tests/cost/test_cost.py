@@ -1,6 +1,8 @@
 """The cost model: its arithmetic, its inputs, its page, and what it was measured from."""
 
 import re
+import subprocess
+import sys
 from datetime import date
 from urllib.parse import urlsplit
 
@@ -77,6 +79,34 @@ def test_the_page_shows_what_the_program_says(inputs: Inputs) -> None:
     found = re.search(r"<!-- cost: begin -->\n(.*?)\n<!-- cost: end -->", page, re.DOTALL)
     assert found, "docs/cost.md has no table"
     assert found[1] == told(inputs), "put what `make cost` prints into docs/cost.md"
+
+
+def reckoned(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "infra.cost", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_other_numbers_of_users() -> None:
+    done = reckoned("--users", "7", "700")
+    assert re.findall(r"\*\*([\d,]+) active users", done.stdout) == ["7", "700"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("users", "told"),
+    [("0", "is no number of users"), ("many", "is no number"), ("1000000", "inputs.toml knows")],
+)
+def test_wrong_numbers_of_users(users: str, told: str) -> None:
+    done = reckoned("--users", users)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_persistent_disk_is_of_the_class_that_is_deployed(inputs: Inputs) -> None:
+    """What price_script_generic.sh asks for each class, a GB and month."""
+    prices = {"beta1": 0.01, "beta2": 0.03, "beta3": 0.04}
+    [found] = set(re.findall(r"class: (\w+)", (ROOT / "infra/akash/full.yaml").read_text()))
+    assert inputs.given["akash"]["persistent_gb"] == prices[found]
 
 
 def test_the_figures_are_whole(inputs: Inputs) -> None:
