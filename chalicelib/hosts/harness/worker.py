@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from email.utils import formatdate
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import uvloop
@@ -125,17 +126,20 @@ class Worker:
         # Blocked by the supervisor until there is a handler.
         self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
         self.loop.run_until_complete(self._ended)
-        log.write(self._served)
-        last = threading.Thread(target=self._finish, name="end", daemon=True)
-        last.start()
-        last.join(FLUSH_PATIENCE)
+        self._finish()
         report()
         # Threads may hang in storage that hangs; nothing waits for them.
         os._exit(0)
 
     def _finish(self) -> None:
-        self.functions.end()
-        tracing.stop()
+        """Write down what is in memory still. Any of it may hang, and keeps no other waiting."""
+        end = time.monotonic() + FLUSH_PATIENCE
+        works = (partial(log.write, self._served), self.functions.end, tracing.stop)
+        threads = [threading.Thread(target=work, name="end", daemon=True) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def forget(self, connection: Connection) -> None:
         """A connection is over."""
