@@ -175,6 +175,7 @@ def test_one_trace_from_a_push_to_its_webhook(
     assert root.name == "PUT /v2/{repository}/manifests/{reference}"
     assert root.kind == Sent.SPAN_KIND_SERVER
     assert delivery.kind == Sent.SPAN_KIND_CONSUMER
+    assert delivery.attributes["openregistry.job.outcome"] == "done"
     assert root.resource["service.name"] == "openregistry"
     assert (
         root.attributes.items()

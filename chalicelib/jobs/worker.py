@@ -140,9 +140,10 @@ class Worker:
         try:
             with (
                 logs.bound(job=job.id, kind=job.kind),
-                tracing.job(job.kind, job.id, job.tries, job.trace),
+                tracing.job(job.kind, job.id, job.tries, job.trace) as span,
             ):
                 outcome = self._perform(job, self._kinds[job.kind])
+                span.set_attribute("openregistry.job.outcome", outcome)
         finally:
             catalogue.JOB_SECONDS.observe(time.monotonic() - began, job.kind, outcome)
             with self._changed:
