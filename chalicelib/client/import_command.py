@@ -87,7 +87,9 @@ def run(options: argparse.Namespace) -> int:
         account = credentials.find(target, prefix)
         with Remote(target, account) as remote:
             importing = Import(origin, remote, f"{prefix}/" if prefix else "", Progress())
-            report = importing.run(_names(options, origin), untagged=options.untagged)
+            report = importing.run(
+                _names(options, origin), untagged=options.untagged, named=not _is_listed(options)
+            )
     except (BadName, credentials.CredentialsError, OriginError) as error:
         raise CommandError(str(error)) from error
     except RemoteError as error:
@@ -125,13 +127,15 @@ def _names(options: argparse.Namespace, origin: "Origin") -> Iterator[str]:
         listed = [line.strip() for line in lines if line.strip()]
         yield from (name for name in listed if not patterns or _meant(name, patterns))
         return
-    if patterns and not any(mark in pattern for pattern in patterns for mark in _PATTERN):
+    if not _is_listed(options):
         yield from dict.fromkeys(patterns)
         return
+    found = False
     try:
-        yield from (
-            name for name in origin.repositories() if not patterns or _meant(name, patterns)
-        )
+        for name in origin.repositories():
+            if not patterns or _meant(name, patterns):
+                found = True
+                yield name
     except RemoteError as error:
         if not error.status:
             raise
@@ -139,6 +143,16 @@ def _names(options: argparse.Namespace, origin: "Origin") -> Iterator[str]:
             f"{error.sentence} The source does not list its repositories: name them by --repository"
             " or in a file, by --names."
         ) from error
+    if patterns and not found:
+        raise CommandError(f"The source has no repository like {', '.join(patterns)}.")
+
+
+def _is_listed(options: argparse.Namespace) -> bool:
+    """Whether the source is to say which repositories there are."""
+    if options.names is not None:
+        return False
+    patterns = options.repository
+    return not patterns or any(mark in pattern for pattern in patterns for mark in _PATTERN)
 
 
 def _meant(name: str, patterns: list[str]) -> bool:

@@ -533,7 +533,12 @@ def test_names(old: DockerRegistry, registry: Registry, bring: Person, prefix: s
     fill(old.host)
     source, target = f"http://{old.host}", f"{registry.host}/{prefix}"
     assert bring(source, target, "--repository", "deep/*")["images"] == 1
-    assert bring(source, target, "--repository", "deep/er/two", "--repository", "x")["there"] == 1
+    report, why = bring.in_part(
+        source, target, "--repository", "deep/er/two", "--repository", "deep/er/too"
+    )
+    assert report["there"] == 1
+    assert "no image of that name" in why["deep/er/too"]
+    assert "deeper/*" in bring.refused(source, target, "--repository", "deeper/*")
     file = bring.home / "names"
     file.write_text("apps/one\n\ndeep/er/two\n")
     assert bring(source, target, "--names", str(file))["images"] == 4
@@ -577,6 +582,8 @@ def test_a_source_that_goes_down(
 
 def test_what_is_no_source(registry: Registry, bring: Person, tmp_path: Path) -> None:
     assert "There is no folder" in bring.refused(tmp_path / "x", registry.host)
+    assert "like https://HOST" in bring.refused("old.example.org", registry.host)
+    assert "s3://b must name a bucket" in bring.refused("s3://b", registry.host)
     (tmp_path / "empty").mkdir()
     assert "is not the storage" in bring.refused(tmp_path / "empty", registry.host)
     assert "no name" in bring.refused("http://127.0.0.1:1", f"{registry.host}/UPPER")

@@ -75,10 +75,11 @@ class Import:
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
         self._stopped = threading.Event()
 
-    def run(self, repositories: Iterable[str], *, untagged: bool) -> Report:
+    def run(self, repositories: Iterable[str], *, untagged: bool, named: bool = False) -> Report:
         """Bring all tags of these repositories, and with ``untagged`` all manifests that the origin
-        tells of. Raises ``RemoteError`` where the origin or the target does not answer any more;
-        then what was brought stays."""
+        tells of. That a repository has none is a failure where a person has ``named`` it. Raises
+        ``RemoteError`` where the origin or the target does not answer any more; then what was
+        brought stays."""
         with (
             self._progress.bar("importing") as self._bar,
             Sending(self._remote) as self._sending,
@@ -87,7 +88,9 @@ class Import:
         ):
             running: set[Future[None]] = set()
             try:
-                for name, reference in self._references(repositories, untagged=untagged):
+                for name, reference in self._references(
+                    repositories, untagged=untagged, named=named
+                ):
                     running.add(images.submit(self._image, name, reference))
                     if len(running) >= _AHEAD:
                         running = _settled(running)
@@ -103,7 +106,7 @@ class Import:
         return self._report
 
     def _references(
-        self, repositories: Iterable[str], *, untagged: bool
+        self, repositories: Iterable[str], *, untagged: bool, named: bool
     ) -> Iterator[tuple[str, str]]:
         """All that is to be brought: repository, and tag or digest."""
         for number, name in enumerate(repositories, 1):
@@ -112,15 +115,20 @@ class Import:
                 continue
             self._report.repositories += 1
             self._bar.stage(f"repository {number}, {name}")
+            found = False
             try:
                 for tag in self._origin.tags(name):
+                    found = True
                     if is_tag(tag):
                         yield name, tag
                     else:
                         self._failed(f"{name}:{tag}", "This is no tag.")
                 if untagged:
                     for digest in self._origin.untagged(name):
+                        found = True
                         yield name, digest
+                if named and not found:
+                    self._failed(name, "The source has no image of that name.")
             except (OriginError, RemoteError) as error:
                 self._failed(name, _reason(error))
 

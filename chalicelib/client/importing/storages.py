@@ -256,19 +256,24 @@ class StorageOrigin:
 
 def opened(source: str) -> StorageOrigin:
     """The storage that was named: a folder, ``file:///folder``, or ``s3://bucket/prefix`` with the
-    parameters of OPENREGISTRY_STORAGE_URL. Raises ``OriginError`` and ``SettingsError``."""
+    parameters of OPENREGISTRY_STORAGE_URL. Raises ``OriginError``."""
     from urllib.parse import unquote, urlsplit
 
-    from chalicelib.settings import Settings
+    from chalicelib.settings import Settings, SettingsError
     from chalicelib.storage import open_store
     from chalicelib.storage.s3 import S3Store
 
     if source.startswith("s3://"):
-        store = open_store(Settings(storage_url=source))
+        try:
+            store = open_store(Settings(storage_url=source))
+        except SettingsError as error:
+            raise OriginError(f"{source.partition('?')[0]} {error.sentence}.") from None
         if not isinstance(store, S3Store):
             raise AssertionError
         return StorageOrigin(Bucket(store), source.partition("?")[0])
     folder = unquote(urlsplit(source).path) if source.startswith("file://") else source
     if not Path(folder).is_dir():
-        raise OriginError(f"There is no folder {folder}.")
+        raise OriginError(
+            f"There is no folder {folder}. A registry is named by its URL, like https://HOST."
+        )
     return StorageOrigin(Folder(Path(folder)), folder)
