@@ -60,9 +60,9 @@ def work(options: argparse.Namespace) -> int:
 
     with opened_context() as context, ExitStack() as stack:
         worker = Worker(context, KINDS)
-        tracing.start()
         stack.callback(tracing.stop)
         if options.once:
+            tracing.start()
             done = worker.drain()
             print_answer(options, {"done": done}, f"{done} {'job' if done == 1 else 'jobs'} done")
             return 0
@@ -76,6 +76,7 @@ def work(options: argparse.Namespace) -> int:
 
 def _work_until_told(worker: "Worker", context: "Context") -> bool:
     """Do jobs until SIGTERM or Ctrl-C; False where one has not ended in time, or at the second."""
+    from chalicelib import tracing
     from chalicelib.hosts.harness.command import open_exporter
 
     stop = threading.Event()
@@ -89,8 +90,10 @@ def _work_until_told(worker: "Worker", context: "Context") -> bool:
             failures.append(error)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    # Waited for, not handled: a handler could come upon a lock that its thread holds.
+    # Waited for, not handled: a handler could come upon a lock that its thread holds. Threads that
+    # begin after this do not take them either.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    tracing.start()
     if (exporter := open_exporter(context)) is not None:
         exporter.start("jobs")
     working = threading.Thread(target=run, name="work", daemon=True)

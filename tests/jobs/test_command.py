@@ -1,6 +1,7 @@
 """`openregistry work` and `openregistry jobs`, as an operator types them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,32 @@ def test_work_ends_when_told_to(place: Place, number: signal.Signals) -> None:
                 break
         working.send_signal(number)
         assert working.wait(10) == 0
+    finally:
+        working.kill()
+
+
+def test_no_thread_of_work_takes_its_signals(place: Place) -> None:
+    """One that sends traces would be ended by them, and the process with it."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        **place.desk.settings,
+    }
+    working = subprocess.Popen([OPENREGISTRY, "work"], env=environment)
+    try:
+        for _ in until():
+            threads = Path(f"/proc/{working.pid}/task").iterdir()
+            # The first waits for them.
+            others = [thread for thread in threads if thread.name != str(working.pid)]
+            if len(others) >= 3:
+                break
+        for thread in others:
+            blocked = re.search(r"SigBlk:\s*(\w+)", (thread / "status").read_text())
+            assert blocked is not None
+            for number in (signal.SIGTERM, signal.SIGINT):
+                assert int(blocked[1], 16) >> (number - 1) & 1
+        working.send_signal(signal.SIGTERM)
+        assert working.wait(20) == 0
     finally:
         working.kill()
 
