@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from chalicelib.hosts.harness import heap
 from chalicelib.hosts.harness.functions import Functions
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def run(functions: Functions, parent: socket.socket, report: Callable[[], None])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.nice(_NICENESS)
+    heap.share()
     stop = threading.Event()
     status = 0
 
