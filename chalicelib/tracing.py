@@ -11,6 +11,7 @@ What a job was caused by is in its row (``jobs.trace``).
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
@@ -33,6 +34,9 @@ _PROTOCOL = "http/protobuf"
 _PROBES = ("/health", "/ready")
 _STATEMENT = 1000
 """Characters of a statement that its span keeps. They hold no values."""
+
+_PATIENCE = 3.0
+"""Seconds that a process which ends waits for the receiver."""
 
 _provider: "TracerProvider | None" = None
 _tracer: "Tracer | None" = None
@@ -105,11 +109,13 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Send what waits, and no more."""
+    """Send what waits, and no more; what the receiver does not take in a few seconds is lost."""
     global _provider, _tracer
     provider, _provider, _tracer = _provider, None, None
     if provider is not None:
-        provider.shutdown()
+        last = threading.Thread(target=provider.shutdown, name="last-spans", daemon=True)
+        last.start()
+        last.join(_PATIENCE)
 
 
 def request(request: "Request") -> "RealSpan | None":

@@ -384,6 +384,20 @@ def test_a_wrong_variable_costs_the_traces_and_nothing_else(
         tracing.stop()
 
 
+def test_a_receiver_that_hangs_keeps_no_process_from_ending(
+    monkeypatch: pytest.MonkeyPatch, collector: Collector
+) -> None:
+    for name, value in collector.environment.items():
+        monkeypatch.setenv(name, value)
+    collector.pause = 3600
+    tracing.start()
+    span = tracing.request(Request("GET", "/v2/", headers=Headers({})))
+    tracing.answered(span, "GET", "/v2/", 200, "id")
+    began = time.monotonic()
+    tracing.stop()
+    assert time.monotonic() - began < 6
+
+
 def test_another_protocol_is_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, collector: Collector
 ) -> None:
