@@ -138,6 +138,7 @@ def test_no_thread_of_work_takes_its_signals(place: Place) -> None:
     environment = {
         "PATH": os.environ["PATH"],
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_TRACES_SAMPLER": "always_off",
         **place.desk.settings,
     }
     working = subprocess.Popen([OPENREGISTRY, "work"], env=environment)
