@@ -8,19 +8,21 @@ import argparse
 import os
 import shlex
 import signal
+import socket
 import tempfile
 import time
 import warnings
 from contextlib import ExitStack, closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from chalicelib.metadata.migrate import migrate
 from infra.localstack.clouds import REGION, Cloud, LocalStack, Ministack
-from infra.localstack.stack import deployed
+from infra.localstack.stack import deployed, remove
 from tests.accounts import add_user
 from tests.clients.build import DIRECTORY
 from tests.jobs.receiver import Handler, Receiver
-from tests.servers import Kubo, Postgres, stopping
+from tests.servers import Kubo, Postgres, answers, stopping
 
 NAME, PASSWORD = "admin", "password"
 
@@ -64,6 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make localstack", description=__doc__)
     parser.add_argument("--port", type=int, default=5000, help="where the registry is to serve")
     options = parser.parse_args()
+    endpoint = os.environ.get("LOCALSTACK_ENDPOINT", "")
+    if problem := _problem(options.port, endpoint):
+        parser.error(problem)
     for name in [name for name in os.environ if name.startswith("OPENREGISTRY_")]:
         del os.environ[name]  # those of another registry
     warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")  # by the embedded Postgres
@@ -72,14 +77,30 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         with ExitStack() as stack:
-            _start(stack, options.port)
+            _start(stack, options.port, endpoint)
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
         print("\nended")
 
 
-def _start(stack: ExitStack, port: int) -> None:
+def _problem(port: int, endpoint: str) -> str:
+    """What is in the way, and what to do about it."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", "") or error
+        return f'127.0.0.1:{port} cannot be had: {reason}; elsewhere: ARGS="--port 5001"'
+    if not endpoint:
+        return ""
+    if urlsplit(endpoint).scheme not in ("http", "https"):
+        return f"LOCALSTACK_ENDPOINT is no URL like http://127.0.0.1:4566, but {endpoint}"
+    if not answers(f"{endpoint.rstrip('/')}/_localstack/health"):
+        return f"no LocalStack answers at {endpoint}: start it, or unset LOCALSTACK_ENDPOINT"
+    return ""
+
+
+def _start(stack: ExitStack, port: int, endpoint: str) -> None:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="localstack-")))
     directory.chmod(0o755)  # Postgres runs as another user
     _say("starting Postgres")
@@ -101,7 +122,7 @@ def _start(stack: ExitStack, port: int) -> None:
         settings["OPENREGISTRY_IPFS_NODES"] = node.start().url
         ipfs = IPFS
 
-    cloud = _cloud(stack, directory)
+    cloud = _cloud(stack, directory, endpoint)
     _say(f"packaging and deploying into {cloud.endpoint}")
     made = directory / "stack"
     made.mkdir()
@@ -125,9 +146,12 @@ def _start(stack: ExitStack, port: int) -> None:
     )
 
 
-def _cloud(stack: ExitStack, directory: Path) -> Cloud:
-    if endpoint := os.environ.get("LOCALSTACK_ENDPOINT"):
-        return LocalStack(endpoint)
+def _cloud(stack: ExitStack, directory: Path, endpoint: str) -> Cloud:
+    if endpoint:
+        cloud = LocalStack(endpoint)
+        remove(cloud)  # what one that was killed has left
+        stack.callback(remove, cloud)
+        return cloud
     _say("starting ministack")
     server = Ministack(directory / "ministack")
     stack.enter_context(stopping(server))

@@ -21,7 +21,7 @@ def adapt(template: Any, cloud: Cloud, settings: Mapping[str, str], *, scheduled
     for resource in resources.values():
         if resource["Type"] == "AWS::Serverless::Function":
             # What `aws cloudformation package` does.
-            resource["Properties"]["CodeUri"] = "s3://code/deployment.zip"
+            resource["Properties"]["CodeUri"] = "s3://openregistry-code/deployment.zip"
             variables = resource["Properties"].get("Environment", {}).get("Variables", {})
             if "OPENREGISTRY_STORAGE_URL" in variables:
                 variables |= settings

@@ -1,12 +1,13 @@
 """The registry's stack, deployed."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from botocore.exceptions import ClientError
 
 from infra.localstack.adapted import (
     adapt,
@@ -21,7 +22,8 @@ from infra.localstack.clouds import Cloud, LocalStack
 from infra.localstack.front import Domain
 from tests.hosts.lambda_package import package
 
-NAME, CODE = "openregistry", "code"
+NAME, CODE = "openregistry-localstack", "openregistry-code"
+SECRETS = ("database-url", "secret-key")
 SECRET_KEY = "no secret, since all of this is on one machine"  # noqa: S105
 
 
@@ -53,10 +55,9 @@ def deployed(
     """
     template = package(directory, packages=True)
     adapt(template, cloud, settings, scheduled=scheduled)
-    secrets = {"database-url": database_url, "secret-key": SECRET_KEY}
     parameters = cloud.client("ssm")
-    for name, value in secrets.items():
-        parameters.put_parameter(Name=f"/openregistry/{name}", Value=value, Type="SecureString")
+    for name, value in zip(SECRETS, (database_url, SECRET_KEY), strict=True):
+        parameters.put_parameter(Name=_parameter(name), Value=value, Type="SecureString")
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket=CODE)
     s3.upload_file(str(directory / "out" / "deployment.zip"), CODE, "deployment.zip")
@@ -82,6 +83,36 @@ def deployed(
     target = f"{cloud.endpoint}/_aws/execute-api/{outputs['RestAPIId']}/prod"
     with Domain(port, target, answers):
         yield stack
+
+
+def remove(cloud: Cloud) -> None:
+    """Take all that was deployed away again, images too, whether or not all of it is there."""
+    stacks, s3 = cloud.client("cloudformation"), cloud.client("s3")
+    buckets = [CODE]
+    try:
+        resources = stacks.describe_stack_resources(StackName=NAME)["StackResources"]
+    except ClientError:  # there is no such stack
+        resources = []
+    # The stack leaves its bucket, and would not go with one that is full where it does not.
+    kind = "AWS::S3::Bucket"
+    buckets += [each["PhysicalResourceId"] for each in resources if each["ResourceType"] == kind]
+    for bucket in buckets:
+        with suppress(s3.exceptions.NoSuchBucket):
+            while found := s3.list_objects_v2(Bucket=bucket).get("Contents"):
+                for each in found:
+                    s3.delete_object(Bucket=bucket, Key=each["Key"])
+    stacks.delete_stack(StackName=NAME)
+    stacks.get_waiter("stack_delete_complete").wait(
+        StackName=NAME, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+    )
+    for bucket in buckets:
+        with suppress(s3.exceptions.NoSuchBucket):
+            s3.delete_bucket(Bucket=bucket)
+    cloud.client("ssm").delete_parameters(Names=[_parameter(name) for name in SECRETS])
+
+
+def _parameter(name: str) -> str:
+    return f"/openregistry/{name}"
 
 
 def create(cloud: Cloud, template: Any, parameters: Mapping[str, str]) -> dict[str, str]:

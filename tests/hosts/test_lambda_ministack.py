@@ -3,6 +3,7 @@ and a CloudFormation that others wrote, and checked against AWS. Before it stand
 AWS's limits and renames."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -299,20 +300,25 @@ def test_what_is_not_the_registrys_ends_among_the_dead_letters(server: Ministack
 
 
 class Command(Server):
-    """`make localstack`."""
+    """`make localstack`, with the environment's LOCALSTACK_ENDPOINT if there is to be one."""
 
     name = "localstack"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, endpoint: str = "", port: int = 0) -> None:
         super().__init__(directory)
-        self.host = f"127.0.0.1:{free_port()}"
+        self.host = f"127.0.0.1:{port or free_port()}"
+        self.endpoint = endpoint
 
     def command(self) -> list[str]:
         port = self.host.rpartition(":")[2]
         return [sys.executable, "-m", "infra.localstack", "--port", port]
 
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.directory)}
+        return {
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(self.directory),
+            "LOCALSTACK_ENDPOINT": self.endpoint,
+        }
 
     def ready(self) -> bool:
         return "Ctrl-C" in self.output() and answers(f"http://{self.host}/ready")
@@ -336,3 +342,55 @@ def test_the_command(directory: Path, ending: signal.Signals) -> None:
         wait_until(lambda: not command.alive(), 60, command.story)
         assert command.output().endswith("ended\n")
     assert list(command.directory.iterdir()) == [command.log]
+
+
+def test_the_command_with_a_localstack(directory: Path) -> None:
+    """It deploys into one that runs already, with the functions beside it, and leaves nothing
+    there: neither at its end nor, once it is run again, after it was killed. ministack stands for
+    LocalStack here."""
+    cloud = Ministack(directory / "localstack")
+    with stopping(cloud):
+        cloud.start()
+        killed = Command(directory / "killed", cloud.endpoint)
+        with stopping(killed):
+            killed.start(within=200)
+            [bucket] = set(re.findall(r"s3://(\S+)", killed.output()))
+            client = LoggedIn(killed.host, "admin", "password")
+            push_image(client, "hello/app", make_image((10,), "killed"), "1")
+            assert cloud.client("s3").list_objects_v2(Bucket=bucket)["KeyCount"] > 0
+            # What it has started would outlive it.
+            children = [int(pid) for pid in run("pgrep", "-P", str(killed.pid)).stdout.split()]
+            killed.kill9()
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+        command = Command(directory / "again", cloud.endpoint)
+        with stopping(command):
+            command.start(within=200)
+            image = make_image((10, 100_000), "again")
+            client = LoggedIn(command.host, "admin", "password")
+            digest = push_image(client, "hello/app", image, "1")
+            answer = client.request("GET", "/v2/hello/app/manifests/1")
+            assert answer.headers["Docker-Content-Digest"] == digest
+            command.signal(signal.SIGTERM)
+            wait_until(lambda: not command.alive(), 60, command.story)
+            assert command.output().endswith("ended\n"), command.story()
+        assert cloud.client("s3").list_buckets()["Buckets"] == []
+        assert cloud.client("ssm").describe_parameters()["Parameters"] == []
+        stacks = cloud.client("cloudformation").describe_stacks()["Stacks"]
+        assert {stack["StackStatus"] for stack in stacks} <= {"DELETE_COMPLETE"}
+
+
+def test_the_command_says_what_is_in_its_way(directory: Path, server: Ministack) -> None:
+    """Before anything is started."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    for name, endpoint, port, told in (
+        ("busy", "", server.port, f"127.0.0.1:{server.port} cannot be had: Address already in use"),
+        ("nowhere", nowhere, 0, f"no LocalStack answers at {nowhere}"),
+        ("nonsense", "nonsense", 0, "LOCALSTACK_ENDPOINT is no URL"),
+    ):
+        command = Command(directory / name, endpoint, port)
+        with stopping(command), pytest.raises(RuntimeError):
+            command.start(within=30)
+        assert told in command.output()
+        assert "Traceback" not in command.output()
+        assert "starting" not in command.output()
