@@ -65,7 +65,8 @@ def _measure_process() -> None:
     with suppress(OSError):  # where there is no /proc
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         catalogue.RESIDENT.set(pages * os.sysconf("SC_PAGE_SIZE"))
-        catalogue.FILES.set(sum(1 for _ in Path("/proc/self/fd").iterdir()))
+        # With thousands of connections, half the work of iterdir().
+        catalogue.FILES.set(len(os.listdir("/proc/self/fd")))  # noqa: PTH208
 
 
 class Channel:
