@@ -175,17 +175,20 @@ def test_a_job_that_hangs_keeps_nothing_from_ending(
     assert "stopped" not in working.events()
 
 
-def test_a_job_that_goes_on_keeps_no_client_waiting(working: Program) -> None:
+def test_a_job_that_goes_on_keeps_no_client_waiting(tmp_path: Path) -> None:
     """Once workers let nobody in, the kernel must not either: who is connected waits in vain."""
-    (working.directory / "hangs").touch()
-    os.kill(jobs_process(working), signal.SIGKILL)
-    pid = jobs_process(working, 2)
-    working.signal(signal.SIGTERM)
-    for _ in until():
-        if working.workers() == [pid]:
-            break
-    with pytest.raises(ConnectionRefusedError):
-        Wire(working.port)
+    (tmp_path / "hangs").touch()
+    program = Program(tmp_path, 1, "work=1", "jobs.STOP_SECONDS=60")
+    with program.started():
+        pid = jobs_process(program)
+        program.signal(signal.SIGTERM)
+        for _ in until():
+            if program.workers() == [pid]:
+                break
+        with pytest.raises(ConnectionRefusedError):
+            Wire(program.port)
+        program.signal(signal.SIGTERM)  # a second one ends it
+        ended(program, 10)
 
 
 # The end.
