@@ -12,7 +12,7 @@ from chalicelib import digests
 from chalicelib.context import Context
 from chalicelib.http import Headers, Piece, Query, Request, Unavailable
 from chalicelib.identity import Subject
-from chalicelib.metadata import repositories, uploads
+from chalicelib.metadata import uploads
 from chalicelib.registry import commit, manifests, staging
 from chalicelib.storage import StorageError
 
@@ -63,14 +63,6 @@ def add_manifest(
         subject=subject,
     )
     manifests.put(context, request)
-
-
-def add_repository(context: Context, name: str, subject: Subject) -> int:
-    """The repository's id; it is made as a push makes it where there is none."""
-    new = context.new_repository(subject)
-    return context.database.transaction(
-        lambda transaction: repositories.ensure(transaction, name, new)
-    )
 
 
 def _drop(context: Context, upload_id: str, repository: str) -> None:
