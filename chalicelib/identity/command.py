@@ -142,7 +142,10 @@ def add_user(options: argparse.Namespace) -> int:
             email_verified=True,
             administrator=options.admin,
         )
-    print_answer(options, {"id": account, "name": options.name}, f"{options.name} is there")
+    told = f"{options.name} is there"
+    if password is None:
+        told += f", without a password: openregistry user password {options.name} takes one"
+    print_answer(options, {"id": account, "name": options.name}, told)
     return 0
 
 

@@ -119,6 +119,15 @@ def test_users(desk: Desk, context: Context) -> None:
     assert "taken" in desk.refused("user", "add", "uma", "--email", "u@example.org")
 
 
+def test_whoever_makes_a_user_without_a_password_is_told_how_to_give_one(
+    desk: Desk, context: Context
+) -> None:
+    told = desk.say("user", "add", "wim", "--email", "wim@example.org")
+    assert "openregistry user password wim" in told
+    desk.say("user", "password", "wim", stdin=PASSWORD.encode())
+    assert pings(context, "wim", PASSWORD)
+
+
 @pytest.mark.parametrize(
     ("typed", "password"),
     [
