@@ -12,8 +12,8 @@ What a job was caused by is in its row (``jobs.trace``).
 import logging
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from chalicelib import __version__, logs
@@ -175,16 +175,19 @@ def job(kind: str, job_id: int, tries: int, trace: str) -> AbstractContextManage
         return _NOTHING
     from opentelemetry.trace import SpanKind
 
-    return _tracer.start_as_current_span(
-        f"job {kind}",
-        _remote({"traceparent": trace}),
-        kind=SpanKind.CONSUMER,
-        attributes={
-            "openregistry.job.kind": kind,
-            "openregistry.job.id": job_id,
-            "openregistry.job.tries": tries,
-        },
-        record_exception=False,
+    return _marked(
+        _tracer.start_as_current_span(
+            f"job {kind}",
+            _remote({"traceparent": trace}),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "openregistry.job.kind": kind,
+                "openregistry.job.id": job_id,
+                "openregistry.job.tries": tries,
+            },
+            record_exception=False,
+            set_status_on_exception=False,
+        )
     )
 
 
@@ -211,9 +214,29 @@ def span(name: str, **attributes: str | int) -> AbstractContextManager[Span]:
 
     if not get_current_span().is_recording():
         return _NOTHING
-    return _tracer.start_as_current_span(
-        name, kind=SpanKind.CLIENT, attributes=attributes, record_exception=False
+    return _marked(
+        _tracer.start_as_current_span(
+            name,
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
     )
+
+
+@contextmanager
+def _marked(opened: "AbstractContextManager[RealSpan]") -> Iterator[Span]:
+    """The same, which has failed where something is raised. Only what kind of error is told: its
+    text may hold values, as Postgres tells of a key that is there already."""
+    from opentelemetry.trace import StatusCode
+
+    with opened as span:
+        try:
+            yield span
+        except Exception as error:
+            span.set_status(StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 def traceparent() -> str:

@@ -35,6 +35,7 @@ class Span(NamedTuple):
     id: str
     parent: str
     failed: bool
+    why: str
     attributes: dict[str, str | int]
     resource: dict[str, str | int]
     seconds: float
@@ -110,6 +111,7 @@ def _span(sent: Sent, resource: dict[str, str | int]) -> Span:
         sent.span_id.hex(),
         sent.parent_span_id.hex(),
         sent.status.code == 2,
+        sent.status.message,
         _values(sent),
         resource,
         (sent.end_time_unix_nano - sent.start_time_unix_nano) / 1e9,
@@ -404,6 +406,27 @@ def test_a_receiver_that_hangs_keeps_no_process_from_ending(
     began = time.monotonic()
     tracing.stop()
     assert time.monotonic() - began < 6
+
+
+def test_what_fails_is_told_without_values(
+    monkeypatch: pytest.MonkeyPatch, collector: Collector, postgres: Postgres
+) -> None:
+    """Postgres's own words have them: `Key (email)=(…) already exists.`"""
+    for name, value in collector.environment.items():
+        monkeypatch.setenv(name, value)
+    insert = "INSERT INTO people VALUES (:email)"
+    with closing(Database(postgres.new_database())) as database:
+        database.run("CREATE TABLE people (email text UNIQUE)")
+        database.run(insert, email="somebody@example.org")
+        tracing.start()
+        span = tracing.request(Request("GET", "/v2/", headers=Headers({})))
+        with tracing.within(span), pytest.raises(UniqueViolation, match="somebody"):
+            database.run(insert, email="somebody@example.org")
+        tracing.answered(span, "GET", "/v2/", 409, "id")
+        tracing.stop()
+    [statement] = [sent for sent in collector.spans if sent.name == "INSERT"]
+    assert (statement.failed, statement.why) == (True, "UniqueViolation")
+    assert "somebody" not in repr(collector.spans)
 
 
 def test_another_protocol_is_told_of(
