@@ -274,6 +274,17 @@ class Settings:
             " without one DATA_DIR/blobs",
         ),
     )
+    storage_access_key: str = field(
+        default="",
+        metadata=_told(
+            str,
+            "the id of the access key of STORAGE_URL's bucket, where that is another than AWS's"
+            " tools find",
+        ),
+    )
+    storage_secret_key: str = field(
+        default="", repr=False, metadata=_told(str, "the secret of the same access key")
+    )
     public_url: str = field(
         default="",
         metadata=_told(

@@ -14,7 +14,7 @@ but the last, of 5 MiB or more, numbered up to 10,000) and has not been run agai
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -192,6 +192,12 @@ def open_store(settings: "Settings") -> ObjectStore:
     without one, DATA_DIR/blobs. Opens nothing. Raises ``SettingsError``."""
     from chalicelib.settings import SettingsError
 
+    keys = ("storage_access_key", "storage_secret_key")
+    for name, other in (keys, keys[::-1]):
+        if getattr(settings, name) and not getattr(settings, other):
+            raise SettingsError(
+                f"OPENREGISTRY_{other.upper()}", f"is needed with OPENREGISTRY_{name.upper()}"
+            )
     try:
         return _open(settings.storage_url or (settings.data_dir / "blobs").as_uri(), settings)
     except ValueError as error:
@@ -215,7 +221,11 @@ def _open(text: str, settings: "Settings") -> ObjectStore:
     if url.scheme == "s3":
         from chalicelib.storage.s3 import Bucket, S3Store
 
-        bucket = Bucket.parse(url.netloc, unquote(url.path), _parameters(url.query))
+        bucket = replace(
+            Bucket.parse(url.netloc, unquote(url.path), _parameters(url.query)),
+            access_key=settings.storage_access_key,
+            secret_key=settings.storage_secret_key,
+        )
         return S3Store(bucket, settings.part_size, settings.part_memory)
     raise ValueError("must begin with file:// or s3://")
 

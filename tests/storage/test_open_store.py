@@ -1,6 +1,7 @@
 """STORAGE_URL: what it may say, and what is said about a wrong one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,16 @@ def test_s3() -> None:
     assert not bucket("s3://blobs?endpoint=https://s3.filebase.io").filebase
     assert bucket("s3://blobs?endpoint=https://s3.filebase.com").filebase
     assert bucket("s3://blobs?endpoint=http://minio:9000&filebase=true").filebase
+
+
+@pytest.mark.parametrize("given", ["storage_access_key", "storage_secret_key"])
+def test_half_an_access_key(given: str) -> None:
+    [missing] = {"storage_access_key", "storage_secret_key"} - {given}
+    half: dict[str, Any] = {given: "half a key"}
+    with pytest.raises(SettingsError) as caught:
+        open_store(Settings(storage_url="s3://bucket", **half))
+    assert caught.value.name == f"OPENREGISTRY_{missing.upper()}"
+    assert caught.value.sentence == f"is needed with OPENREGISTRY_{given.upper()}"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -228,6 +229,26 @@ def test_wrong_credentials(
     assert proxy.count("PutObject") == 1
     assert "signature we calculated does not match" in caplog.text
     assert "no-such-secret" not in caplog.text + str(caught.value)
+
+
+def test_an_access_key_of_the_buckets_own(
+    open_s3: Callable[..., S3Store], s3_server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside what is for AWS, as a function's role is: neither its key nor its token is used."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-a-role")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "for-aws-alone")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-a-session")
+    with pytest.raises(StorageError):
+        open_s3().check()
+    keys = {"storage_access_key": s3_server.access_key, "storage_secret_key": s3_server.secret_key}
+    store = open_s3(**keys)
+    staged = Upload(store).send(b"bytes", final=True)
+    store.complete(staged)
+    url = store.presign("GET", staged.key, 60)
+    assert url is not None
+    assert "of-a-session" not in url
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"bytes"
 
 
 def test_no_credentials(
