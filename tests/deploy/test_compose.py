@@ -62,7 +62,8 @@ if [ ! -s $data/PG_VERSION ]; then
     chown postgres:postgres $data
     printf %s "$POSTGRES_PASSWORD" > /tmp/password
     chown postgres /tmp/password
-    as initdb -D $data -U "$POSTGRES_USER" -A scram-sha-256 --pwfile=/tmp/password
+    as initdb -D $data -U "$POSTGRES_USER" --auth-host=scram-sha-256 --auth-local=trust \\
+        --pwfile=/tmp/password
     rm /tmp/password
     echo 'host all all all scram-sha-256' >> $data/pg_hba.conf
     echo "CREATE DATABASE $POSTGRES_DB" | as postgres --single -D $data postgres
@@ -85,6 +86,15 @@ class Compose:
         """Run a command of docker-compose; what it says."""
         host = f"unix://{self.engine.socket}"
         return run(*self._words, *words, check=check, DOCKER_HOST=host).stdout
+
+    def piped(self, *words: str, source: Path, target: Path) -> None:
+        """Run a program in a service's container, as from a shell with < and >."""
+        environment = {**os.environ, "DOCKER_HOST": f"unix://{self.engine.socket}"}
+        with source.open("rb") as given, target.open("wb") as taken:
+            subprocess.run(
+                [*self._words, "exec", "-T", *words],
+                env=environment, stdin=given, stdout=taken, check=True, timeout=60,
+            )  # fmt: skip
 
     def container(self, service: str) -> str:
         """The container that runs a service."""
@@ -171,7 +181,8 @@ def trust(compose: Compose, which: str) -> Sequence[str]:
 @pytest.mark.long
 def test_the_system(compose: Compose, tmp_path: Path) -> None:
     """It starts, an account is made, an image pushed and pulled over TLS; each registry is replaced
-    by a new container meanwhile, and everything by `up` after `down`."""
+    by a new container meanwhile, and everything by `up` after `down`; and the database comes back
+    out of a file."""
     need("skopeo", "skopeo")
     for service in ("postgres", "s3", "registry-a", "registry-b", "front"):
         wait_until(
@@ -193,12 +204,34 @@ def test_the_system(compose: Compose, tmp_path: Path) -> None:
 
     compose.run("down", "--timeout=30")
     compose.run("up", "-d", "--no-build")
+    serves_again(compose)
+    assert_pulled(compose, tmp_path / "later", image.manifest.digest)
+    the_database_comes_back(compose, tmp_path)
+    assert_pulled(compose, tmp_path / "restored", image.manifest.digest)
+
+
+def serves_again(compose: Compose) -> None:
     url = "https://localhost/ready"
     ready = ("curl", "-sf", "--cacert", str(compose.directory / "root.crt"), url)
     wait_until(
         lambda: "ready" in compose.within(*ready, check=False), 120, lambda: compose.run("logs")
     )
-    assert_pulled(compose, tmp_path / "later", image.manifest.digest)
+
+
+def the_database_comes_back(compose: Compose, folder: Path) -> None:
+    """By the commands of docs/containers.md, after all of it was dropped."""
+    nothing, file = Path(os.devnull), folder / "registry.dump"
+    dump = ("pg_dump", "-U", "registry", "--format=custom", "registry")
+    compose.piped("postgres", *dump, source=nothing, target=file)
+    compose.run("stop", "registry-a", "registry-b")
+    for again in ("dropdb", "createdb"):
+        compose.run("exec", "-T", "postgres", again, "-U", "registry", "registry")
+    restore = ("pg_restore", "-U", "registry", "--single-transaction", "--exit-on-error")
+    compose.piped("postgres", *restore, "-d", "registry", source=file, target=nothing)
+    said = compose.run("run", "--rm", "--no-deps", "registry-a", "backup", "settle")
+    assert "openregistry fsck" in said
+    compose.run("up", "-d", "--no-build")
+    serves_again(compose)
 
 
 def assert_pulled(compose: Compose, layout: Path, digest: str) -> None:
