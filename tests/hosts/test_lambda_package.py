@@ -156,6 +156,12 @@ def test_no_secret_has_to_be_in_the_template(template: Any) -> None:
     assert {"DatabaseUrl", "SecretKey", "OldSecretKey"} <= hidden
 
 
+def test_lambda_itself_logs_failures_alone(template: Any) -> None:
+    """At INFO, its default, it adds two lines to each call, the authorizer's too: as many bytes as
+    ours, which nobody measures here and docs/cost.md would have to know of."""
+    assert template["Globals"]["Function"]["LoggingConfig"]["SystemLogLevel"] == "WARN"
+
+
 def test_the_bucket_stays_private_and_outlives_the_stack(template: Any) -> None:
     bucket = template["Resources"]["Blobs"]
     assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
