@@ -158,6 +158,17 @@ def test_check_config(database_url: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_command_says_why_postgres_does_not_answer(tmp_path: Path) -> None:
+    """As check-config does: whoever runs it can do something about that."""
+    url = "postgresql://somebody:of-nobody@127.0.0.1:1/registry"
+    done = run("jobs", "status", DATABASE_URL=url, DATA_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "database does not answer" in done.stderr
+    assert "127.0.0.1" in done.stderr
+    assert "of-nobody" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_check_config_of_a_folder_in_use(database_url: str, tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "secret-key").write_text("k" * 32)

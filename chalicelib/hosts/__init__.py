@@ -126,12 +126,16 @@ def opened_context() -> "Iterator[Context]":
 def _refusals() -> Iterator[None]:
     """Have what is refused be a command's error."""
     from chalicelib.cli import CommandError
-    from chalicelib.http import RegistryError
+    from chalicelib.http import RegistryError, Unavailable
     from chalicelib.identity.users import Refused
     from chalicelib.storage import StorageError
 
     try:
         yield
+    except Unavailable as error:
+        # The sentence is for clients; its cause tells the person why.
+        why = f" ({error.__cause__})" if error.__cause__ else ""
+        raise CommandError(f"{error}{why}") from error
     except (Refused, RegistryError, StorageError) as error:
         raise CommandError(str(error)) from error
 
