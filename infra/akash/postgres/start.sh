@@ -68,8 +68,10 @@ SQL
     # A failure is in the log, and is tried again: it must not end Postgres.
     until pgbackrest stanza-create; do sleep 60; done
     while :; do
+        # Of the last full backup, whose name is its time and an F.
+        day=$(pgbackrest info --output=json | grep -o '"label":"[0-9]*-[0-9]*F"' | tail -n 1 | grep -o '[0-9]\{8\}')
         type=diff
-        [ "$(date +%u)" != 7 ] || type=full
+        [ "${day:-0}" -gt "$(date --date='7 days ago' +%Y%m%d)" ] || type=full
         pgbackrest backup --type=$type
         echo "backup ($type) ended with status $?"
         sleep 86400
