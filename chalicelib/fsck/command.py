@@ -213,5 +213,5 @@ def _summarise(summary: dict[str, Any], options: argparse.Namespace) -> None:
     print(", ".join(f"{kind}: {number}" for kind, number in sorted(found.items())))
     if options.repair:
         print(f"repaired: {summary['repaired']}; swept: {summary['swept']} objects")
-    else:
+    elif "store" not in found:  # or it would be refused
         print("openregistry fsck --repair repairs what can be repaired")
