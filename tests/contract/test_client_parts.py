@@ -1,7 +1,7 @@
 """What is asked of every store whose parts clients send themselves."""
 
 import random
-from functools import partial
+from functools import partial, update_wrapper
 
 import pytest
 import requests
@@ -77,7 +77,8 @@ def test_more_than_a_page(
     upload = parts.begin(key)
     send(parts, key, upload)
     s3 = store.client.s3
-    monkeypatch.setattr(s3, "list_parts", partial(s3.list_parts, MaxParts=most))
+    paged = update_wrapper(partial(s3.list_parts, MaxParts=most), s3.list_parts)
+    monkeypatch.setattr(s3, "list_parts", paged)
     assert [part.number for part in parts.list(key, upload)] == [1, 2, 3]
 
 

@@ -324,7 +324,7 @@ def test_a_full_disk_under_load(small_disk: Path, serve: Callable[..., Registry]
 
 def test_postgres_is_on_the_full_disk_too(directory: Path, serve: Callable[..., Registry]) -> None:
     image = make_image(seed="with Postgres")
-    with mounted(directory / "small", 130) as disk:
+    with mounted(directory / "full", 130) as disk:
         registry = serve(OPENREGISTRY_DATABASE_URL="", OPENREGISTRY_DATA_DIR=str(disk / "data"))
         client = HTTPClient(registry.host)
         push_image(client, "disk/both", image, "latest")

@@ -175,9 +175,9 @@ def test_the_harness_and_a_worker_by_hand(
     database = Database(url)
     server = serve(OPENREGISTRY_DATABASE_URL=url, OPENREGISTRY_WORKERS="1")
     for _ in until():
-        if database.run("SELECT EXISTS (SELECT FROM schedules), EXISTS (SELECT FROM jobs)") == [
-            [True, False]
-        ]:
+        # A migration has made the row of one kind; the harness makes those of all at once.
+        rows = database.run("SELECT count(*) FROM schedules UNION ALL SELECT count(*) FROM jobs")
+        if rows[0][0] > 1 and rows[1][0] == 0:
             break
     before = database.run("SELECT max(due_at) FROM schedules")
     settings: dict[str, Any] = {**server.environment()}

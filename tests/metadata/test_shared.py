@@ -28,7 +28,7 @@ class Small(Postgres):
 
 @pytest.fixture(scope="module")
 def server(directory: Path) -> Iterator[Small]:
-    small = Small(directory / "small")
+    small = Small(directory / "scarce")
     with stopping(small):
         yield small.start()
 

@@ -27,8 +27,8 @@ from tests.registry_client.script import Answer, Asked
 from tests.servers import OPENREGISTRY, S3, Registry, stopping, wait_until
 from tests.witness import Witness
 
-ONE = make_image(sizes=(1000, 300_000))
-TWO = make_image(seed=1, sizes=(2000,), architecture="arm64")
+ONE = make_image(seed="imported", sizes=(1000, 300_000))
+TWO = make_image(seed="imported too", sizes=(2000,), architecture="arm64")
 PASSWORD = "a password: ü"
 
 
