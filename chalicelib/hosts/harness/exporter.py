@@ -5,7 +5,6 @@ import itertools
 import logging
 import os
 import platform
-import signal
 import socket
 import threading
 import time
@@ -24,6 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from chalicelib import __version__
+from chalicelib.hosts.harness import child
 from chalicelib.hosts.harness.reports import Channel, Reporter
 from chalicelib.metrics import Gauge, Histogram, Labels, Metric, catalogue
 from chalicelib.metrics.gathering import Added
@@ -115,21 +115,15 @@ class Exporter:
     def run(self, parent: socket.socket) -> NoReturn:
         """Be a process of the supervisor, until SIGTERM, which is blocked, or until ``parent``
         comes to its end, as it does when the supervisor is gone."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        child.begin(parent)
 
         def receive() -> None:
             while True:
                 self._sums.deliver(*self.channel.receive())
 
-        def watch() -> None:
-            parent.recv(1)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        for each in (receive, watch):
-            threading.Thread(target=each, name=each.__name__, daemon=True).start()
+        threading.Thread(target=receive, name="receive", daemon=True).start()
         self.start("metrics")
-        signal.sigwait([signal.SIGTERM])
+        child.wait()
         os._exit(0)
 
     def start(self, process: str) -> None:

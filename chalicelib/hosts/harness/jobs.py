@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from chalicelib.hosts.harness import heap
+from chalicelib.hosts.harness import child, heap
 from chalicelib.hosts.harness.functions import Functions
 
 _log = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ def run(functions: Functions, parent: socket.socket, report: Callable[[], None])
     """Do jobs until SIGTERM, which is blocked, or until ``parent`` comes to its end, as it does
     when the supervisor is gone; then end the process. ``report`` is called at last, and delivers
     metrics."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    child.begin(parent)
     os.nice(_NICENESS)
     heap.share()
     stop = threading.Event()
@@ -39,15 +38,9 @@ def run(functions: Functions, parent: socket.socket, report: Callable[[], None])
             status = 1
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def watch() -> None:
-        parent.recv(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     working = threading.Thread(target=work, name="work", daemon=True)
     working.start()
-    threading.Thread(target=watch, name="watch", daemon=True).start()
-    # Waited for, not handled: a handler could come upon a lock that its thread holds.
-    signal.sigwait([signal.SIGTERM])
+    child.wait()
     stop.set()
     working.join(STOP_SECONDS)
     report()
