@@ -41,6 +41,12 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    @property
+    def here(self) -> "Address":
+        """Where this machine reaches it: a server that listens everywhere listens on loopback."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        return self._replace(host=everywhere.get(self.host, self.host))
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

@@ -65,9 +65,7 @@ def target(settings: Settings) -> Registry | None:
         return Registry.parse(settings.public_url)
     if settings.secure or settings.listen.port == 0:
         return None
-    host = "127.0.0.1" if settings.listen.host == "0.0.0.0" else settings.listen.host  # noqa: S104
-    host = "::1" if host == "::" else host
-    return Registry.parse(f"http://{settings.listen._replace(host=host)}")
+    return Registry.parse(f"http://{settings.listen.here}")
 
 
 def _keep(transaction: Transaction, outcome: Outcome) -> None:

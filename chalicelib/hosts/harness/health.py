@@ -12,22 +12,21 @@ import sys
 from chalicelib.settings import Settings
 
 _SECONDS = 3
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 def serves(settings: Settings) -> bool:
     """Whether there is an answer. A certificate is not checked: it is for the registry's name, and
     not for this address."""
-    host = _EVERYWHERE.get(settings.listen.host, settings.listen.host)
+    host, port = settings.listen.here
     if settings.secure:
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
             host,
-            settings.listen.port,
+            port,
             timeout=_SECONDS,
             context=ssl._create_unverified_context(),  # noqa: S323
         )
     else:
-        connection = http.client.HTTPConnection(host, settings.listen.port, timeout=_SECONDS)
+        connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
